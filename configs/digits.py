@@ -1,0 +1,30 @@
+"""Handwritten digits that move: the scan is the static factor, its path the dynamic one.
+
+Source: real 8x8 scans (UCI optdigits, through scikit-learn) on a 16x16 canvas, 8 frames; scans of
+the test split are never seen in training. Variant: configs/digits.py:32 for a 32x32 canvas.
+Command: python -m diffsda_jax.main --config=configs/digits.py --workdir=runs/digits
+"""
+
+from diffsda_jax.config import default_config, source_config
+
+
+def get_config(canvas="16"):
+    """16x16 (or 32x32) canvas, for a CPU."""
+    config = default_config()
+    config.data.length = 8
+    config.source = source_config(
+        "digits", canvas=int(canvas), num_frames=config.data.get_ref("length")
+    )
+    config.model.static_dim = 32
+    config.model.dynamic_dim = 4
+    config.model.hidden_dim = 128
+    config.model.channels = 32
+    config.model.encoder_channels = 32
+    config.model.channel_mults = (1, 2)
+    config.model.attention_levels = (1,)
+    config.noise.p_mean = -0.4
+    config.noise.p_std = 1.0
+    config.optimizer.learning_rate = 1e-3
+    config.train.batch_size = 16
+    config.train.num_steps = 4_000
+    return config

@@ -1,0 +1,35 @@
+"""MUG facial expressions at 64x64: six expressions of 52 people.
+
+Source: DiffSDA (arXiv 2510.05717), hyper-parameters of table "video"; recurrence and schedule are
+this project's defaults (`--config.model.recurrence=reference --config.optimizer.schedule=reference
+--config.optimizer.warmup_steps=0` gives the released code's).
+Data: the MUG database (by request from its authors), frames as
+`<root>/<train|test>/<0..5>/<userXXX_takeYYY_ZZ>/*.jpg`.
+Command: python -m diffsda_jax.main --config=configs/mug64.py --workdir=runs/mug64
+  --config.source.options.root=/data/mug
+Time and result: not measured here (no data). Published: AED 0.751, AKD 0.802, judge 81.15 %.
+The paper trains 1,600 epochs at batch 8; `num_steps` below is that for about 2,800 training clips
+(`--mode=plan` prints the epochs for yours).
+"""
+
+from diffsda_jax.config import default_config, source_config
+
+
+def get_config():
+    """The paper's hyper-parameters for MUG."""
+    config = default_config()
+    config.data.length = 15
+    config.source = source_config("mug", length=config.data.get_ref("length"))
+    config.model.static_dim = 256
+    config.model.dynamic_dim = 64
+    config.model.hidden_dim = 128
+    config.noise.p_mean = -1.2
+    config.noise.p_std = 1.2
+    config.optimizer.learning_rate = 1e-4
+    config.train.batch_size = 8
+    config.train.num_steps = 560_000
+    config.train.checkpoint_every_steps = 5_000
+    config.train.eval_every_steps = 50_000
+    config.eval.num_steps = 36  # 71 evaluations
+    config.eval.batch_size = 8
+    return config

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Sets up .venv and runs the checks.
+#   bash launch/test.sh            everything but the slow tests
+#   bash launch/test.sh slow       the slow tests (kill -9, full demo protocol; minutes each)
+#   bash launch/test.sh ARGS...    passes ARGS to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/setup.sh
+setup_environment media,test
+if [ "${1:-}" = "slow" ]; then
+  exec "$PYTHON" -m pytest -m slow "${@:2}"
+fi
+if [ "$#" -eq 0 ]; then
+  "$PYTHON" -m ruff format --check .
+  "$PYTHON" -m ruff check .
+fi
+exec "$PYTHON" -m pytest "$@"
