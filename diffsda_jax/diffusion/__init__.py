@@ -1,0 +1,1 @@
+"""Diffusion as pure functions: preconditioning, noise draw, loss, sigma grids, samplers."""

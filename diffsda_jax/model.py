@@ -1,0 +1,235 @@
+"""The model: an encoder to factors and a denoiser conditioned on them, in EDM form."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+from diffsda_jax.diffusion import edm
+from diffsda_jax.factors import Factors
+from diffsda_jax.nets.encoder import Encoder, VideoFront
+from diffsda_jax.nets.layers import NUM_GROUPS, fold_sequence
+from diffsda_jax.nets.step_mlp import StepMLPDenoiser, StepMLPEncoder
+from diffsda_jax.nets.unet import UNetDenoiser
+
+KINDS = ("video", "series")
+RECURRENCES = ("lstm", "reference")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Everything that fixes the parameters' shapes and the model's behaviour; plain values only.
+
+    Attributes:
+      kind: ``"video"`` (U-Nets) or ``"series"`` (per-step MLPs: series, cepstra, mel frames).
+      shape: of one step, ``(H, W, C)`` or ``(F,)``.
+      static_dim: S.
+      dynamic_dim: D.
+      hidden_dim: width of the recurrence.
+      recurrence: ``"lstm"`` (the paper's, causal) or ``"reference"`` (the released code's).
+      channels: base width of the denoiser's U-Net, a multiple of 32 (video).
+      encoder_channels: base width of the encoder's U-Net, a multiple of 32 (video).
+      channel_mults: width of each level of both U-Nets as a multiple of the base (video).
+      attention_levels: indices of the levels with attention (video).
+      width: m of the denoiser's MLP, whose layers are 4 m wide (series).
+      encoder_width: m of the encoder's MLP (series).
+      dropout: rate in both networks.
+      sigma_data: standard deviation of the data that the preconditioning assumes.
+      sigma_min: lowest noise level of the samplers.
+      sigma_max: highest noise level of the samplers.
+      rho: how strongly the samplers' levels crowd at low noise.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    static_dim: int
+    dynamic_dim: int
+    hidden_dim: int
+    recurrence: str = "lstm"
+    channels: int = 64
+    encoder_channels: int = 64
+    channel_mults: tuple[int, ...] = (1, 2, 2, 2)
+    attention_levels: tuple[int, ...] = (2,)
+    width: int = 256
+    encoder_width: int = 128
+    dropout: float = 0.1
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self):
+        """Checks values; raises ValueError naming the field, the value and what is allowed."""
+        for field, allowed in (("kind", KINDS), ("recurrence", RECURRENCES)):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"model.{field} is {getattr(self, field)!r}; allowed: "
+                    f"{', '.join(map(repr, allowed))}."
+                )
+        for field in ("static_dim", "dynamic_dim", "hidden_dim"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; it must be at least 1.")
+        if self.kind == "video":
+            self._check_video()
+        elif len(self.shape) != 1:
+            raise ValueError(
+                f"model.shape is {self.shape} for kind 'series'; it must be (features,). Frames "
+                "(H, W, C) need kind 'video'."
+            )
+
+    def _check_video(self):
+        """Checks what the U-Nets need of frame size and widths."""
+        if len(self.shape) != 3:
+            raise ValueError(f"model.shape is {self.shape} for kind 'video'; it must be (H, W, C).")
+        factor = 2 ** (len(self.channel_mults) - 1)
+        if self.shape[0] % factor or self.shape[1] % factor:
+            raise ValueError(
+                f"Frames of {self.shape[0]}x{self.shape[1]} cannot be halved "
+                f"{len(self.channel_mults) - 1} times; choose a size divisible by {factor} or "
+                "fewer model.channel_mults."
+            )
+        for field in ("channels", "encoder_channels"):
+            if getattr(self, field) % NUM_GROUPS or getattr(self, field) < 1:
+                raise ValueError(
+                    f"model.{field} is {getattr(self, field)}; GroupNorm needs a multiple of "
+                    f"{NUM_GROUPS}."
+                )
+        bad = [v for v in self.attention_levels if not 0 <= v < len(self.channel_mults)]
+        if bad:
+            raise ValueError(
+                f"model.attention_levels names level {bad[0]}; there are levels 0 to "
+                f"{len(self.channel_mults) - 1} (model.channel_mults)."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
+        """Inverse of ``to_dict``.
+
+        Raises:
+          ValueError: a field is unknown or missing.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"model.{unknown[0]} is unknown; known fields: {', '.join(sorted(known))}."
+            )
+        required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
+        if missing := sorted(required - set(values)):
+            raise ValueError(f"model.{missing[0]} is missing from the model's description.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+class DiffSDAModel(nn.Module):
+    """Encoder and denoiser of one ``ModelSpec``.
+
+    Attributes:
+      spec: the description.
+
+    References:
+      DiffSDA (arXiv 2510.05717), sections 3 and 4.
+    """
+
+    spec: ModelSpec
+
+    def setup(self):
+        """Makes the two networks."""
+        spec = self.spec
+        if spec.kind == "video":
+            shared = (spec.channel_mults, spec.attention_levels, spec.dropout)
+            front = VideoFront(spec.encoder_channels, *shared)
+            self.denoiser = UNetDenoiser(spec.shape[-1], spec.channels, *shared)
+        else:
+            front = StepMLPEncoder(spec.encoder_width, spec.dropout)
+            self.denoiser = StepMLPDenoiser(spec.shape[0], spec.width, spec.dropout)
+        self.encoder = Encoder(
+            front, spec.static_dim, spec.dynamic_dim, spec.hidden_dim, spec.recurrence
+        )
+
+    def encode(
+        self,
+        x_clean: Float[Array, "B V *event"],
+        length: Int[Array, "B"] | None = None,
+        train: bool = False,
+    ) -> Factors:
+        """Splits clean sequences into factors.
+
+        Args:
+          x_clean: normalised data, channels last.
+          length: number of real steps of each item, the rest is padding; None = all are real.
+          train: dropout on (needs the random stream ``dropout``).
+
+        Returns:
+          ``static [B, S]`` and ``dynamic [B, V, D]``.
+        """
+        return self.encoder(x_clean, length, train)
+
+    def denoise(
+        self,
+        x_noisy: Float[Array, "B V *event"],
+        sigma: Float[Array, "B V"],
+        factors: Factors,
+        train: bool = False,
+    ) -> Float[Array, "B V *event"]:
+        """``D(x; sigma, z^tau)`` with ``z^tau = (d^tau, s)``.
+
+        Args:
+          x_noisy: clean data plus noise of standard deviation sigma.
+          sigma: ``[B, V]``, one level for each step.
+          factors: what to condition on.
+          train: dropout on.
+
+        Returns:
+          The denoised sequences, shaped like ``x_noisy``.
+
+        References:
+          Karras et al. 2022, equation 7.
+        """
+        c_skip, c_out, c_in, c_noise = edm.preconditioning(sigma, self.spec.sigma_data)
+        batch, steps = sigma.shape
+        static = jnp.broadcast_to(
+            factors.static[:, None, :], (batch, steps, factors.static.shape[-1])
+        )
+        condition = jnp.concatenate([factors.dynamic, static], axis=-1)
+        x_in = edm.expand(c_in, x_noisy.ndim) * x_noisy
+        if self.spec.kind == "video":
+            flat = map(fold_sequence, (x_in, c_noise, condition))
+            net_out = self.denoiser(*flat, train).reshape(x_noisy.shape)
+        else:
+            net_out = self.denoiser(x_in, c_noise, condition, train)
+        skip = edm.expand(c_skip, x_noisy.ndim) * x_noisy
+        return skip + edm.expand(c_out, x_noisy.ndim) * net_out
+
+    def __call__(
+        self, x_clean: Float[Array, "B V *event"], sigma: Float[Array, "B V"]
+    ) -> Float[Array, "B V *event"]:
+        """Encodes and denoises once; what ``init`` traces."""
+        return self.denoise(x_clean, sigma, self.encode(x_clean))
+
+
+def make_model(spec: ModelSpec) -> DiffSDAModel:
+    """Builds the linen module of a description."""
+    return DiffSDAModel(spec)
+
+
+def init_variables(model: DiffSDAModel, key: Array, num_steps: int = 2) -> dict[str, Any]:
+    """Initial variables, collections ``params`` and ``constants``.
+
+    Args:
+      model: from ``make_model``.
+      key: typed key.
+      num_steps: sequence length of the traced example; parameters do not depend on it.
+
+    Returns:
+      ``{"params": ..., "constants": ...}``.
+    """
+    x = jnp.zeros((1, num_steps, *model.spec.shape))
+    return dict(model.init(key, x, jnp.ones((1, num_steps))))

@@ -1,0 +1,78 @@
+"""The semantic encoder: a front for every step, a recurrence, and two linear read-outs."""
+
+import flax.linen as nn
+from jax import Array
+from jaxtyping import Float, Int
+
+from diffsda_jax.factors import Factors
+from diffsda_jax.nets.layers import dense, fold_sequence, unfold_sequence
+from diffsda_jax.nets.recurrence import Recurrence
+from diffsda_jax.nets.step_mlp import StepMLPEncoder
+from diffsda_jax.nets.unet import UNet
+
+
+class VideoFront(nn.Module):
+    """A whole U-Net on every frame that emits a one-channel map, flattened to H W features.
+
+    Attributes: as ``UNet``.
+
+    References:
+      DiffSDA (arXiv 2510.05717), section 3 and its released code.
+    """
+
+    channels: int
+    channel_mults: tuple[int, ...]
+    attention_levels: tuple[int, ...]
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B V H W C"], train: bool = False) -> Float[Array, "B V P"]:
+        """Features of every frame, ``P = H W``, row by row."""
+        unet = UNet(
+            1,
+            self.channels,
+            self.channel_mults,
+            self.attention_levels,
+            self.dropout,
+            tail_gain=1.0,
+            name="unet",
+        )
+        maps = unet(fold_sequence(x), train=train)
+        return unfold_sequence(maps.reshape(maps.shape[0], -1), x.shape[0])
+
+
+class Encoder(nn.Module):
+    """``x_0^{1:V} -> (s_0, d_0^{1:V})``.
+
+    Attributes:
+      front: ``VideoFront`` or ``StepMLPEncoder``.
+      static_dim: S.
+      dynamic_dim: D.
+      hidden_dim: width of the recurrence.
+      recurrence: ``"lstm"`` or ``"reference"``, see ``Recurrence``.
+
+    References:
+      DiffSDA (arXiv 2510.05717), section 3.
+    """
+
+    front: VideoFront | StepMLPEncoder
+    static_dim: int
+    dynamic_dim: int
+    hidden_dim: int
+    recurrence: str = "lstm"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B V *event"],
+        length: Int[Array, "B"] | None = None,
+        train: bool = False,
+    ) -> Factors:
+        """Encodes clean sequences; steps from ``length`` on are padding and do not count."""
+        features = self.front(x, train)
+        recurrence = Recurrence(self.hidden_dim, self.recurrence, name="recurrence")
+        for_static, for_dynamic = recurrence(features, length)
+        return Factors(
+            static=dense(self.static_dim, "static")(for_static),
+            dynamic=dense(self.dynamic_dim, "dynamic")(for_dynamic),
+        )

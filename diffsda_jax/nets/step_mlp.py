@@ -1,0 +1,80 @@
+"""The per-step MLPs of audio and time series: five layers that see their input again and again."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from diffsda_jax.nets.layers import NORM_EPSILON, NoiseEmbedding, dense, scale_shift
+
+NUM_LAYERS = 5
+EMBEDDING = 256  # width of the noise embedding
+WIDTH_FACTOR = 4  # hidden width for each unit of the configured width m
+
+
+class StepMLPEncoder(nn.Module):
+    """Linear-LayerNorm-SiLU-dropout on every step; the last layer has no activation.
+
+    Attributes:
+      width: m; the layers are 4 m wide.
+      dropout: rate after every activation.
+
+    References:
+      DiffSDA (arXiv 2510.05717), section 3 and appendix (audio and time series).
+    """
+
+    width: int
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B V F"], train: bool = False) -> Float[Array, "B V E"]:
+        """Features of every step, ``E = 4 m``."""
+        h = x
+        for layer in range(NUM_LAYERS):
+            h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
+            h = dense(WIDTH_FACTOR * self.width, f"dense_{layer}")(h)
+            h = nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h)
+            if layer < NUM_LAYERS - 1:
+                h = nn.Dropout(self.dropout)(nn.silu(h), deterministic=not train)
+        return h
+
+
+class StepMLPDenoiser(nn.Module):
+    """F for audio and series: every layer is scaled and shifted by the noise level and by z.
+
+    Attributes:
+      features: number F of features of a step.
+      width: m; the layers are 4 m wide.
+      dropout: rate after every activation.
+      tail_gain: gain of the last layer's initial weights.
+
+    References:
+      DiffSDA (arXiv 2510.05717), appendix (audio and time series); Perez et al. 2018 (FiLM).
+    """
+
+    features: int
+    width: int
+    dropout: float = 0.1
+    tail_gain: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B V F"],
+        c_noise: Float[Array, "B V"],
+        factors: Float[Array, "B V Z"],
+        train: bool = False,
+    ) -> Float[Array, "B V F"]:
+        """The raw network output ``F(c_in x; z, c_noise)``."""
+        noise = nn.silu(NoiseEmbedding(EMBEDDING, EMBEDDING // 4, name="noise")(c_noise))
+        condition = nn.silu(dense(EMBEDDING, "factors")(factors))
+        hidden, h = WIDTH_FACTOR * self.width, x
+        for layer in range(NUM_LAYERS - 1):
+            h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
+            h = dense(hidden, f"dense_{layer}")(h)
+            h = scale_shift(h, dense(2 * hidden, f"noise_{layer}")(noise))
+            h = scale_shift(h, dense(2 * hidden, f"factors_{layer}")(condition))
+            h = nn.silu(nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h))
+            h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = jnp.concatenate([h, x], axis=-1)
+        return dense(self.features, f"dense_{NUM_LAYERS - 1}", gain=self.tail_gain)(h)

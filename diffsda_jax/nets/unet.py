@@ -1,0 +1,165 @@
+"""The 2-D U-Net applied to every frame on its own: denoiser (conditioned) and encoder (not)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from diffsda_jax.nets.layers import (
+    Attention,
+    GroupNorm,
+    NoiseEmbedding,
+    conv,
+    dense,
+    scale_shift,
+)
+
+BLOCKS_DOWN = 2
+BLOCKS_UP = BLOCKS_DOWN + 1
+EMBEDDING_FACTOR = 4  # width of the embeddings for each base channel
+
+
+class ResBlock(nn.Module):
+    """Residual block; with embeddings (noise, factors) it is modulated and has a third layer.
+
+    GN-SiLU-conv; GN, then scale and shift by the noise, then by the factors, SiLU-dropout-conv;
+    when conditioned a third GN-SiLU-dropout-conv; a 1x1 shortcut when the width changes; and
+    attention where the level asks for it.
+
+    Attributes:
+      features: width of the output.
+      attention: ends with self-attention.
+      dropout: rate.
+
+    References:
+      DiffSDA (arXiv 2510.05717), appendix (video); Preechakul et al. 2022 (two AdaGN in a row).
+    """
+
+    features: int
+    attention: bool = False
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "N H W C"],
+        noise: Float[Array, "N E"] | None = None,
+        factors: Float[Array, "N E"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "N H W O"]:
+        """``noise`` and ``factors`` are embeddings that went through SiLU already, or both None."""
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        h = conv(self.features, 3, "conv_1")(nn.silu(GroupNorm(name="norm_1")(x)))
+        h = GroupNorm(name="norm_2")(h)
+        for embedding, name in ((noise, "noise"), (factors, "factors")):
+            if embedding is not None:
+                modulation = dense(2 * self.features, name)(embedding)
+                h = scale_shift(h, modulation[:, None, None, :])
+        h = conv(self.features, 3, "conv_2")(drop(nn.silu(h)))
+        if noise is not None:
+            h = conv(self.features, 3, "conv_3")(drop(nn.silu(GroupNorm(name="norm_3")(h))))
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, "shortcut")(x)
+        h = h + x
+        return Attention(name="attention")(h) if self.attention else h
+
+
+def upsample_nearest(x: Float[Array, "N H W C"]) -> Float[Array, "N H2 W2 C"]:
+    """Doubles height and width by repeating pixels."""
+    num, height, width, channels = x.shape
+    return jax.image.resize(x, (num, 2 * height, 2 * width, channels), "nearest")
+
+
+class UNet(nn.Module):
+    """U-Net with skip connections: levels of two blocks down, three blocks up.
+
+    Attributes:
+      out_channels: channels of the output.
+      channels: base width.
+      channel_mults: width of each level as a multiple of ``channels``.
+      attention_levels: indices of the levels whose blocks end with attention.
+      dropout: rate.
+      tail_gain: gain of the last convolution's initial weights.
+
+    References:
+      Ho, Jain, Abbeel 2020; DiffSDA (arXiv 2510.05717), appendix (video).
+    """
+
+    out_channels: int
+    channels: int
+    channel_mults: tuple[int, ...]
+    attention_levels: tuple[int, ...]
+    dropout: float = 0.1
+    tail_gain: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "N H W C"],
+        noise: Float[Array, "N E"] | None = None,
+        factors: Float[Array, "N E"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "N H W O"]:
+        """Height and width must be divisible by two for each level but the last."""
+
+        def block(h, level, name, attention):
+            width = self.channels * self.channel_mults[level]
+            return ResBlock(width, attention, self.dropout, name=name)(h, noise, factors, train)
+
+        h = conv(self.channels, 3, "conv_in")(x)
+        skips, last = [h], len(self.channel_mults) - 1
+        for level in range(last + 1):
+            for i in range(BLOCKS_DOWN):
+                h = block(h, level, f"down_{level}_{i}", level in self.attention_levels)
+                skips.append(h)
+            if level < last:
+                h = conv(h.shape[-1], 3, f"down_{level}_conv", stride=2)(h)
+                skips.append(h)
+        h = block(h, last, "middle_0", True)
+        h = block(h, last, "middle_1", False)
+        for level in range(last, -1, -1):
+            for i in range(BLOCKS_UP):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, level, f"up_{level}_{i}", level in self.attention_levels)
+            if level > 0:
+                h = conv(h.shape[-1], 3, f"up_{level}_conv")(upsample_nearest(h))
+        h = nn.silu(GroupNorm(name="norm_out")(h))
+        return conv(self.out_channels, 3, "conv_out", gain=self.tail_gain)(h)
+
+
+class UNetDenoiser(nn.Module):
+    """F for video: the U-Net modulated by noise level and factors, one frame at a time.
+
+    Attributes: as ``UNet``.
+    """
+
+    out_channels: int
+    channels: int
+    channel_mults: tuple[int, ...]
+    attention_levels: tuple[int, ...]
+    dropout: float = 0.1
+    tail_gain: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "N H W C"],
+        c_noise: Float[Array, "N"],
+        factors: Float[Array, "N Z"],
+        train: bool = False,
+    ) -> Float[Array, "N H W C"]:
+        """The raw network output ``F(c_in x; z, c_noise)`` for N = B V frames."""
+        width = EMBEDDING_FACTOR * self.channels
+        noise = nn.silu(NoiseEmbedding(width, self.channels, name="noise")(c_noise))
+        condition = nn.silu(dense(width, "factors")(factors))
+        unet = UNet(
+            self.out_channels,
+            self.channels,
+            self.channel_mults,
+            self.attention_levels,
+            self.dropout,
+            self.tail_gain,
+            name="unet",
+        )
+        return unet(x, noise, condition, train)

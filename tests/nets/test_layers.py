@@ -1,0 +1,64 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffsda_jax.nets import layers, unet
+
+
+def images(channels, batch=2, size=4):
+    return jax.random.normal(jax.random.key(0), (batch, size, size, channels)) * 3 + 1
+
+
+def test_group_norm_equals_flax():
+    x = images(64)
+    ours, theirs = layers.GroupNorm(), nn.GroupNorm(num_groups=32, epsilon=1e-5)
+    variables = ours.init(jax.random.key(1), x)
+    np.testing.assert_allclose(
+        ours.apply(variables, x), theirs.apply(theirs.init(jax.random.key(1), x), x), atol=2e-5
+    )
+
+
+def test_attention_equals_softmax_attention():
+    x = images(32)
+    net = layers.Attention()
+    variables = net.init(jax.random.key(1), x)
+    params = variables["params"]
+    h = layers.GroupNorm().apply({"params": params["norm"]}, x).reshape(2, 16, 32)
+    q, k, v = (nn.Dense(32).apply({"params": params[n]}, h) for n in ("query", "key", "value"))
+    read = jax.nn.softmax(jnp.einsum("nqc,nkc->nqk", q, k) / 32**0.5) @ v
+    expected = x + nn.Dense(32).apply({"params": params["out"]}, read).reshape(x.shape)
+    np.testing.assert_allclose(net.apply(variables, x), expected, atol=1e-5)
+
+
+def test_fold_and_unfold_are_inverse():
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    folded = layers.fold_sequence(x)
+    assert folded.shape == (6, 4)
+    np.testing.assert_array_equal(layers.unfold_sequence(folded, 2), x)
+
+
+def test_fourier_frequencies_are_constants_of_scale_sixteen():
+    net = layers.NoiseEmbedding(8, 2000)
+    variables = net.init(jax.random.key(0), jnp.zeros((2, 3)))
+    frequencies = variables["constants"]["frequencies"]
+    assert frequencies.shape == (1000,) and abs(float(frequencies.std()) - 16) < 1.0
+    assert "frequencies" not in variables["params"]
+
+    def energy(constants):
+        out = net.apply({**variables, "constants": constants}, jnp.ones((2, 3)))
+        return (out**2).sum()
+
+    assert float(jnp.abs(jax.grad(energy)(variables["constants"])["frequencies"]).max()) == 0.0
+
+
+def test_upsampling_repeats_pixels():
+    x = images(3)
+    up = unet.upsample_nearest(x)
+    np.testing.assert_array_equal(up, np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
+
+
+def test_scale_shift():
+    h = jnp.array([[2.0, 3.0]])
+    out = layers.scale_shift(h, jnp.array([[1.0, 0.0, 5.0, -1.0]]))
+    np.testing.assert_allclose(out, [[9.0, 2.0]])

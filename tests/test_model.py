@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffsda_jax.model import ModelSpec, init_variables, make_model
+
+SERIES = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4)
+VIDEO = ModelSpec(
+    "video",
+    (8, 8, 1),
+    4,
+    2,
+    8,
+    channels=32,
+    encoder_channels=32,
+    channel_mults=(1, 1),
+    attention_levels=(1,),
+)
+
+
+@pytest.fixture(scope="module", params=[SERIES, VIDEO], ids=["series", "video"])
+def spec_and_variables(request):
+    model = make_model(request.param)
+    return request.param, jax.jit(lambda key: init_variables(model, key))(jax.random.key(0))
+
+
+def test_shapes_and_near_zero_start(spec_and_variables):
+    spec, variables = spec_and_variables
+    model = make_model(spec)
+    x = jax.random.normal(jax.random.key(1), (2, 3, *spec.shape))
+    sigma = jnp.array([[0.1, 1.0, 10.0], [0.5, 0.5, 0.5]])
+
+    @jax.jit
+    def run(x, sigma):
+        factors = model.apply(variables, x, method="encode")
+        return factors, model.apply(variables, x, sigma, factors, method="denoise")
+
+    factors, denoised = run(x, sigma)
+    assert factors.static.shape == (2, 4) and factors.dynamic.shape == (2, 3, 2)
+    c_skip = (0.25 / (sigma**2 + 0.25)).reshape((2, 3) + (1,) * len(spec.shape))
+    # The last layer starts near zero, so D starts as the optimal denoiser of Gaussian data.
+    np.testing.assert_allclose(denoised, c_skip * x, atol=1e-3)
+
+
+def test_spec_survives_json():
+    assert ModelSpec.from_dict(VIDEO.to_dict()) == VIDEO
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"kind": "audio"}, "model.kind is 'audio'"),
+        ({"recurrence": "gru"}, "model.recurrence is 'gru'"),
+        ({"dynamic_dim": 0}, "model.dynamic_dim is 0"),
+        ({"shape": (8, 8, 1)}, "needs? kind 'video'|need kind 'video'"),
+    ],
+)
+def test_bad_series_values_are_named(changes, match):
+    with pytest.raises(ValueError, match=match):
+        ModelSpec.from_dict({**SERIES.to_dict(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"shape": (9, 8, 1)}, "cannot be halved"),
+        ({"channels": 48}, "model.channels is 48.*multiple of 32"),
+        ({"attention_levels": (2,)}, "names level 2.*0 to 1"),
+        ({"shape": (8,)}, "must be \\(H, W, C\\)"),
+    ],
+)
+def test_bad_video_values_are_named(changes, match):
+    with pytest.raises(ValueError, match=match):
+        ModelSpec.from_dict({**VIDEO.to_dict(), **changes})
+
+
+def test_unknown_and_missing_fields_are_named():
+    with pytest.raises(ValueError, match="model.depth is unknown"):
+        ModelSpec.from_dict({**SERIES.to_dict(), "depth": 3})
+    with pytest.raises(ValueError, match="model.static_dim is missing"):
+        ModelSpec.from_dict({k: v for k, v in SERIES.to_dict().items() if k != "static_dim"})
