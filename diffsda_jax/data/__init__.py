@@ -1,0 +1,1 @@
+"""Sequences from disk to batches: sources, transforms and the Grain pipeline (numpy only)."""

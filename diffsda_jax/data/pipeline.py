@@ -1,0 +1,265 @@
+"""From a source to batches with Grain: shuffled, repeated, sharded by process, resumable.
+
+The order is `shuffle, repeat, map, [process::count], batch`. Every epoch is shuffled anew. Because
+repetition comes before batching, a batch may join the end of an epoch to the start of the next:
+no element is lost, and a data set smaller than a batch works too.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffsda_jax.data.sources.base import BrokenItemError, Source
+from diffsda_jax.data.transforms import Normalizer, check_finite, check_length, fit_length
+
+LABELS = ("static_label", "static_id", "dynamic_label")
+_SEED_LIMIT = 2**32
+
+
+def make_element(
+    source: Source,
+    index: int,
+    rng: np.random.Generator,
+    *,
+    length: int,
+    length_mode: str,
+    normalizer: Normalizer,
+    random: bool,
+) -> dict[str, np.ndarray]:
+    """Loads one element, fits its length and normalises it.
+
+    Args:
+        source: where it comes from.
+        index: which one.
+        rng: source of randomness.
+        length: V.
+        length_mode: see `transforms.fit_length`.
+        normalizer: see `transforms.Normalizer`.
+        random: random windows instead of the first ones.
+
+    Returns:
+        `x` float32 `[V, ...]`, `mask` bool (`[V, F]` for series, `[V]` for video), `length` int32,
+        and the labels of the source.
+
+    Raises:
+        BrokenItemError: the item cannot be read.
+        ValueError: a value is not finite, or the item is too short for a crop; the item is named.
+    """
+    element = source.load(index, rng)
+    check_finite(element, source, index)
+    try:
+        element = fit_length(element, length, length_mode, rng, random)
+    except ValueError as error:
+        raise ValueError(f"{source.item_name(index)}: {error}") from None
+    out = {
+        "x": normalizer.apply(element["x"], element["mask"]),
+        "mask": element["mask"],
+        "length": np.int32(element["length"]),
+    }
+    out.update({key: np.int32(element[key]) for key in LABELS if key in element})
+    if "position" in element:
+        out["position"] = element["position"].astype(np.float32)
+    return out
+
+
+def _check_crop(source: Source, length: int, length_mode: str) -> None:
+    """Refuses, before training starts, a crop that some element is too short for."""
+    check_length(length, length_mode)
+    lengths = source.lengths() if length_mode == "crop" else None
+    if lengths is None or not len(lengths) or lengths.min() >= length:
+        return
+    short = int(np.argmin(lengths))
+    raise ValueError(
+        f"{int((lengths < length).sum())} of {len(lengths)} sequences are shorter than "
+        f"length={length}, the shortest is {source.item_name(short)} with {lengths[short]} steps: "
+        "lower the length, or use length_mode 'pad' or 'resample'"
+    )
+
+
+def _or_next(make: Callable[..., Any], source: Source) -> Callable[..., Any]:
+    """Puts the next readable element in the place of a broken one, which is counted and named."""
+
+    def load(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        total = len(source)
+        for step in range(total):
+            place = (index + step) % total
+            try:
+                return make(source, place, rng)
+            except BrokenItemError as error:
+                source.skip(source.item_name(place), str(error))
+        raise ValueError(f"{source.name}/{source.split}: no element can be read")
+
+    return load
+
+
+def make_train_dataset(
+    source: Source,
+    *,
+    length: int,
+    length_mode: str = "resample",
+    normalizer: Normalizer,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Any:
+    """Makes the infinite data set of this process's batches, with random access by step.
+
+    Process i of n gets the elements i, i+n, i+2n, ... of one global order, so the shares are
+    disjoint, cover everything, and make up the batches that a single process would see.
+
+    Args:
+        source: the training split.
+        length: V.
+        length_mode: see `transforms.fit_length`; "crop" and "pad" take random windows.
+        normalizer: see `transforms.Normalizer`.
+        batch_size: over all processes; a multiple of `process_count`.
+        seed: of the order and of all random choices, in [0, 2^32).
+        process_index: in `[0, process_count)`.
+        process_count: number of processes.
+
+    Returns:
+        A `grain.MapDataset` of dicts with a leading axis of `batch_size / process_count`.
+
+    Raises:
+        ValueError: a value outside these, an empty source, or sequences too short for a crop.
+    """
+    import grain
+
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size={batch_size} is the size over all processes: use a positive multiple of "
+            f"process_count={process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index}: use 0 to {process_count - 1}")
+    if not 0 <= seed < _SEED_LIMIT:
+        raise ValueError(f"seed={seed} of the data: use 0 to {_SEED_LIMIT - 1}")
+    if not len(source):
+        raise ValueError(f"{source.name}/{source.split} has no elements")
+    _check_crop(source, length, length_mode)
+
+    make = functools.partial(
+        make_element,
+        length=length,
+        length_mode=length_mode,
+        normalizer=normalizer,
+        random=True,
+    )
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    elements = order.random_map(_or_next(make, source))
+    return elements[process_index::process_count].batch(batch_size // process_count)
+
+
+def make_train_iterator(
+    source: Source,
+    *,
+    length: int,
+    length_mode: str = "resample",
+    normalizer: Normalizer,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    prefetch_batches: int = 8,
+) -> Any:
+    """Makes the infinite iterator of training batches.
+
+    `get_state()` before a batch and `set_state()` later give that batch again, exactly, whatever
+    the number of threads.
+
+    Args:
+        source: see `make_train_dataset`, as for all that is not listed here.
+        length: see there.
+        length_mode: see there.
+        normalizer: see there.
+        batch_size: see there.
+        seed: see there.
+        process_index: see there.
+        process_count: see there.
+        num_threads: threads that make batches; 0 makes them in the caller's thread.
+        prefetch_batches: batches held ready.
+
+    Returns:
+        A `grain.DatasetIterator` of dicts of numpy arrays.
+
+    Raises:
+        ValueError: see `make_train_dataset`.
+    """
+    import grain
+
+    dataset = make_train_dataset(
+        source,
+        length=length,
+        length_mode=length_mode,
+        normalizer=normalizer,
+        batch_size=batch_size,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+    )
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=prefetch_batches if num_threads else 0
+    )
+    return iter(dataset.to_iter_dataset(options))
+
+
+def load_arrays(
+    source: Source,
+    *,
+    length: int,
+    length_mode: str = "resample",
+    normalizer: Normalizer,
+    limit: int | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Loads a source into stacked arrays, the same ones every time: for evaluation.
+
+    Windows are the first ones. Items that cannot be read are left out, counted and named.
+
+    Args:
+        source: any split.
+        length: V.
+        length_mode: see `transforms.fit_length`.
+        normalizer: see `transforms.Normalizer`.
+        limit: load only so many elements, spread evenly over the source.
+        seed: of what the source itself draws.
+
+    Returns:
+        The keys of `make_element` with a leading axis of the number of elements.
+
+    Raises:
+        ValueError: nothing to load, a bad value, or too many broken items.
+    """
+    _check_crop(source, length, length_mode)
+    indices = np.arange(len(source))
+    if limit is not None and limit < len(indices):
+        indices = np.linspace(0, len(indices) - 1, limit).round().astype(int)
+    elements = []
+    for index in map(int, indices):
+        rng = np.random.default_rng([seed, index])
+        try:
+            elements.append(
+                make_element(
+                    source,
+                    index,
+                    rng,
+                    length=length,
+                    length_mode=length_mode,
+                    normalizer=normalizer,
+                    random=False,
+                )
+            )
+        except BrokenItemError as error:
+            source.skip(source.item_name(index), str(error))
+    if not elements:
+        raise ValueError(f"{source.name}/{source.split} has no elements to load (limit={limit})")
+    return {key: np.stack([element[key] for element in elements]) for key in elements[0]}
+
+
+def num_steps_per_epoch(source: Source, batch_size: int) -> float:
+    """Steps in which as many elements are seen as the source has."""
+    return len(source) / batch_size

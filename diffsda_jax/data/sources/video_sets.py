@@ -1,0 +1,186 @@
+"""Published video sets with a layout of their own: MUG and TaiChi-HD."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from diffsda_jax.data.sources.base import ElementSpec, label_ids
+from diffsda_jax.data.sources.video_folder import Clip, VideoFolder
+
+EXPRESSIONS = ("anger", "disgust", "happiness", "fear", "sadness", "surprise")
+_MUG_CLIP = re.compile(r"(.+?)_take.*", re.IGNORECASE)
+_MUG_LONG = 30  # frames; longer clips are read with stride 2
+_JITTER = 0.1  # largest relative change of brightness, contrast and saturation
+_HUE_JITTER = 0.1  # largest change of hue, in turns
+
+
+class _GivenSplits(VideoFolder):
+    """A set whose splits are the folders `train/` and `test/`."""
+
+    def _find(self, root: Path, test_share: float) -> dict[str, list[Clip]]:
+        if not (root / self.split).is_dir():
+            raise FileNotFoundError(
+                f"folder {root / self.split} of source {self.name!r} is missing; expected there: "
+                f"{self.expected}; set root to the folder that holds train/ and test/"
+            )
+        return super()._find(root, test_share)
+
+
+class Mug(_GivenSplits):
+    """MUG facial expressions: `<split>/<0..5>/<userXXX_takeYYY_ZZ>/*.jpg`.
+
+    `static_label` is the person, `dynamic_label` the expression. Clips of more than 30 frames are
+    read with stride 2, others consecutively.
+    """
+
+    name = "mug"
+    expected = "<0..5>/<userXXX_takeYYY_ZZ>/*.jpg"
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        length: int = 15,
+        size: int = 64,
+        cache_dir: str | None = None,
+        max_skipped_share: float = 0.05,
+    ):
+        """See `VideoFolder`."""
+        super().__init__(
+            split,
+            root,
+            length=length,
+            stride=2,
+            size=size,
+            cache_dir=cache_dir,
+            max_skipped_share=max_skipped_share,
+        )
+
+    def clip_stride(self, frames: int) -> int:
+        """2 for clips of more than 30 frames where the length allows it, else 1."""
+        return super().clip_stride(frames) if frames > _MUG_LONG else 1
+
+    def _label(self, clip: Clip) -> tuple[str, int]:
+        person = _MUG_CLIP.fullmatch(clip.path.name)
+        folder = clip.parents[-1] if clip.parents else ""
+        if person is None or folder not in map(str, range(len(EXPRESSIONS))):
+            raise ValueError(
+                f"clip {clip.name} of source 'mug' is not laid out as <split>/{self.expected}: "
+                "rename or remove it"
+            )
+        return person.group(1), int(folder)
+
+    def _make_spec(self) -> ElementSpec:
+        people = tuple(label_ids(person for person, _ in self._labels.values()))
+        shape = (self.size, self.size, 3)
+        return ElementSpec("video", shape, static_names=people, dynamic_names=EXPRESSIONS)
+
+    def _label_elements(self, clip: Clip) -> dict[str, int]:
+        person, expression = self._labels[clip.name]
+        return {
+            "static_label": self.spec.static_names.index(person),
+            "dynamic_label": expression,
+        }
+
+
+class TaiChi(_GivenSplits):
+    """TaiChi-HD: `{train,test}/<video>/*.png`, flipped and colour-jittered in training."""
+
+    name = "taichi"
+    expected = "<video>/*.png (or video files)"
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        length: int = 10,
+        stride: int = 4,
+        size: int = 64,
+        repeats: int = 150,
+        augment: bool = True,
+        cache_dir: str | None = None,
+        max_skipped_share: float = 0.05,
+    ):
+        """See `VideoFolder`.
+
+        Args:
+            split: see there, as for all that is not listed here.
+            root: see there.
+            length: see there.
+            stride: see there.
+            size: see there.
+            repeats: times that a training epoch visits every video.
+            augment: flip and jitter training clips.
+            cache_dir: see there.
+            max_skipped_share: see there.
+        """
+        if repeats < 1:
+            raise ValueError(f"repeats={repeats} of source 'taichi': use 1 or more")
+        self._repeats = repeats if split == "train" else 1
+        self._augmented = augment
+        super().__init__(
+            split,
+            root,
+            length=length,
+            stride=stride,
+            size=size,
+            cache_dir=cache_dir,
+            max_skipped_share=max_skipped_share,
+        )
+
+    def __len__(self) -> int:
+        """Number of clips times `repeats`."""
+        return super().__len__() * self._repeats
+
+    def _augment(
+        self, frames: UInt8[np.ndarray, "V H W 3"], rng: np.random.Generator
+    ) -> np.ndarray:
+        if not self._augmented:
+            return frames
+        if rng.uniform() < 0.5:
+            frames = frames[:, :, ::-1]
+        return ColorJitter.draw(rng).apply(frames)
+
+    def _identity(self) -> Any:
+        return [super()._identity(), self._repeats, self._augmented]
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+    """One change of colours for all frames of a clip.
+
+    Attributes:
+        brightness: factor on all values.
+        contrast: factor on the distance from the clip's mean grey.
+        saturation: factor on the distance from grey.
+        hue: turn of the hue, in turns.
+    """
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "ColorJitter":
+        """Draws the factors within 10 % and the hue within a tenth of a turn."""
+        return cls(
+            *rng.uniform(1 - _JITTER, 1 + _JITTER, 3), rng.uniform(-_HUE_JITTER, _HUE_JITTER)
+        )
+
+    def apply(self, frames: np.ndarray) -> np.ndarray:
+        """Changes frames `[V, H, W, 3]` of values 0 to 255; returns float32 in that range."""
+        to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+        angle = 2 * np.pi * self.hue
+        turn = np.eye(3)
+        turn[1:, 1:] = self.saturation * np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
+        matrix = self.contrast * self.brightness * (np.linalg.inv(to_yiq) @ turn @ to_yiq)
+        out = frames.astype(np.float32) @ matrix.T.astype(np.float32)
+        grey = self.brightness * float((frames @ to_yiq[0]).mean())
+        return np.clip(out + (1 - self.contrast) * grey, 0.0, 255.0).astype(np.float32)

@@ -1,0 +1,196 @@
+"""Counting and decoding the frames of video files, GIFs and folders of images.
+
+Video files go through PyAV (extra `media`), GIFs and images through Pillow. Frames are numbered in
+presentation order, so files with B-frames come out right.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from diffsda_jax.data.sources.base import BrokenItemError, natural_key
+
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_INDEX_CACHE = 256  # files whose presentation times are remembered
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Images directly in a folder, in natural order; hidden files are left out."""
+    images = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    ]
+    return sorted(images, key=lambda path: natural_key(path.name))
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames of a clip, decoding none of a video file.
+
+    Raises:
+        BrokenItemError: the clip cannot be opened.
+        ImportError: PyAV is needed and missing.
+    """
+    with _broken_when_unreadable():
+        if path.is_dir():
+            return len(list_images(path))
+        if path.suffix.lower() == ".gif":
+            from PIL import Image
+
+            with Image.open(path) as image:
+                return getattr(image, "n_frames", 1)
+        with _open_video(path) as (_, stream):
+            stated = stream.frames
+        return stated or len(_presentation_times(path))
+
+
+def read_frames(
+    path: Path, indices: Sequence[int], size: int
+) -> UInt8[np.ndarray, "V {size} {size} 3"]:
+    """Decodes frames, scales the short side to `size` and cuts out the centre.
+
+    Args:
+        path: a video file, a GIF, or a folder of images.
+        indices: rising frame numbers in presentation order.
+        size: side of the frames in pixels.
+
+    Returns:
+        RGB frames, 0 to 255.
+
+    Raises:
+        BrokenItemError: a frame cannot be decoded.
+        ImportError: PyAV is needed and missing.
+    """
+    with _broken_when_unreadable():
+        if path.is_dir():
+            images = _read_images(path, indices)
+        elif path.suffix.lower() == ".gif":
+            images = _read_gif(path, indices)
+        else:
+            images = _read_video(path, indices)
+        return np.stack([_square(image, size) for image in images])
+
+
+@contextmanager
+def _broken_when_unreadable() -> Iterator[None]:
+    """Turns what Pillow, PyAV and the file system say about bad files into BrokenItemError."""
+    try:
+        yield
+    except (BrokenItemError, ImportError):
+        raise
+    # Pillow reports bad PNG files by SyntaxError.
+    except (OSError, EOFError, ValueError, SyntaxError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise BrokenItemError(f"cannot be decoded: {type(error).__name__}: {reason}") from error
+
+
+def _square(image: Any, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Centre square of an image, scaled to `size` pixels."""
+    from PIL import Image
+
+    image = image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+
+
+def _read_images(folder: Path, indices: Sequence[int]) -> Iterator[Any]:
+    """The images of a folder with these places in natural order."""
+    from PIL import Image
+
+    paths = list_images(folder)
+    _check_reach(len(paths), indices)
+    for index in indices:
+        with Image.open(paths[index]) as image:
+            image.load()
+            yield image
+
+
+def _read_gif(path: Path, indices: Sequence[int]) -> Iterator[Any]:
+    """Frames of a GIF, composed on what earlier frames left."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        _check_reach(getattr(image, "n_frames", 1), indices)
+        for index in indices:
+            image.seek(index)
+            yield image.convert("RGB")
+
+
+def _check_reach(count: int, indices: Sequence[int]) -> None:
+    if indices[-1] >= count:
+        raise BrokenItemError(f"frame {indices[-1]} is wanted, {count} can be read")
+
+
+def _import_av() -> Any:
+    """PyAV, or an ImportError that says how to get it."""
+    try:
+        import av
+    except ImportError:
+        raise ImportError(
+            "reading .mp4, .webm and .mov needs PyAV: pip install 'diffsda_jax[media]' (GIFs and "
+            "folders of images work without it)"
+        ) from None
+    return av
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Container and first video stream of a file."""
+    av = _import_av()
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise BrokenItemError("holds no video stream")
+            yield container, container.streams.video[0]
+    except av.error.FFmpegError as error:
+        raise BrokenItemError(f"cannot be decoded: {error.strerror}") from error
+
+
+@functools.lru_cache(_INDEX_CACHE)
+def _presentation_times(path: Path) -> tuple[int, ...]:
+    """Presentation time of every shown frame in stream units, rising; reads packets only."""
+    with _open_video(path) as (container, stream):
+        times = [
+            packet.pts
+            for packet in container.demux(stream)
+            if packet.size and packet.pts is not None and not packet.is_discard
+        ]
+    return tuple(sorted(times))
+
+
+def _read_video(path: Path, indices: Sequence[int]) -> list[Any]:
+    """Frames of a video file: from the key frame before them, or else from the start."""
+    times = _presentation_times(path)
+    _check_reach(len(times), indices)
+    wanted = [times[index] for index in indices]
+    found = _decode(path, wanted, seek=True)
+    if len(found) < len(wanted):  # an open group of pictures: its first frames need the one before
+        found = _decode(path, wanted, seek=False)
+    missing = [index for index, time in zip(indices, wanted, strict=True) if time not in found]
+    if missing:
+        raise BrokenItemError(f"frame {missing[0]} cannot be decoded")
+    return [found[time] for time in wanted]
+
+
+def _decode(path: Path, wanted: Sequence[int], seek: bool) -> dict[int, Any]:
+    """Images by presentation time, as far as they can be decoded without damage."""
+    found = {}
+    with _open_video(path) as (container, stream):
+        if seek:
+            container.seek(wanted[0], stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts in wanted and not frame.is_corrupt:
+                image = frame.to_image()
+                # Phones store turned pictures; both angles count counter-clockwise.
+                found[frame.pts] = image.rotate(frame.rotation, expand=True)
+            if frame.pts is not None and frame.pts >= wanted[-1]:
+                break
+    return found

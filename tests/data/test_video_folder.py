@@ -1,0 +1,306 @@
+import builtins
+import shutil
+
+import numpy as np
+import pytest
+
+from diffsda_jax.data import video_io
+from diffsda_jax.data.pipeline import load_arrays, make_train_iterator
+from diffsda_jax.data.sources import BrokenItemError, make_source
+from diffsda_jax.data.transforms import Normalizer
+
+RNG = np.random.default_rng(0)
+GOP = "keyint=8:min-keyint=8:scenecut=0"
+
+
+def folder(split, root, **options):
+    return make_source("video_folder", split, root=str(root), **{"size": 16, **options})
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".mp4", {"x264-params": f"{GOP}:bframes=0"}),
+        (".mp4", {"x264-params": f"{GOP}:bframes=3:b-adapt=0"}),
+        (".mp4", {"x264-params": f"{GOP}:bframes=3:b-adapt=0:open-gop=1"}),
+        (".mov", {"x264-params": f"{GOP}:bframes=2:b-adapt=0"}),
+        (".webm", {"g": "8"}),
+    ],
+)
+def test_any_window_of_a_video_is_decoded_exactly(tmp_path, write_video, suffix, options):
+    path = write_video(tmp_path / f"clip{suffix}", 40, options)
+    assert video_io.count_frames(path) == 40
+    if "bframes=3" in options.get("x264-params", ""):
+        assert decode_order(path) != sorted(decode_order(path))  # there are B-frames
+    for start, stride in [(0, 1), (3, 3), (7, 1), (13, 4), (22, 2), (35, 1)]:
+        wanted = list(range(start, 40, stride))[:5]
+        frames = video_io.read_frames(path, wanted, 16)
+        assert frames.shape == (5, 16, 16, 3) and frames.dtype == np.uint8
+        assert [round((frame.mean() - 20) / 5) for frame in frames] == wanted
+
+
+def decode_order(path):
+    import av
+
+    with av.open(str(path)) as container:
+        return [packet.pts for packet in container.demux(video=0) if packet.size]
+
+
+def test_gifs_and_folders_of_frames(tmp_path, write_gif, write_frames):
+    clips = [write_gif(tmp_path / "a.gif", 12), write_frames(tmp_path / "b", 12)]
+    clips.append(write_frames(tmp_path / "c", 12, ".jpg"))
+    for path in clips:
+        assert video_io.count_frames(path) == 12
+        frames = video_io.read_frames(path, [2, 9, 10, 11], 16)  # frame_10 after frame_9
+        assert [round((frame.mean() - 20) / 5) for frame in frames] == [2, 9, 10, 11]
+        with pytest.raises(BrokenItemError, match="frame 12 is wanted, 12 can be read"):
+            video_io.read_frames(path, [12], 16)
+
+
+def test_gif_needs_no_av_and_video_says_what_is_missing(tmp_path, write_gif, monkeypatch):
+    write_gif(tmp_path / "a.gif", 3)
+    (tmp_path / "b.mp4").write_bytes(b"any")
+    real = builtins.__import__
+
+    def without_av(name, *args, **kwargs):
+        if name == "av":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_av)
+    assert video_io.count_frames(tmp_path / "a.gif") == 3
+    with pytest.raises(ImportError, match=r"diffsda_jax\[media\]"):
+        video_io.count_frames(tmp_path / "b.mp4")
+
+
+def test_the_short_side_is_scaled_and_the_centre_kept(tmp_path):
+    from PIL import Image
+
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, 32:64] = 200  # the middle square
+    (tmp_path / "clip").mkdir()
+    Image.fromarray(image).save(tmp_path / "clip" / "0.png")
+    frame = video_io.read_frames(tmp_path / "clip", [0], 16)[0]
+    assert (frame[:, 1:-1] == 200).all() and (frame > 150).all()  # the border is blended
+
+
+def test_turned_pictures_are_put_upright(monkeypatch, tmp_path, write_video):
+    import av
+
+    frames = np.zeros((3, 32, 64, 3), np.uint8)
+    frames[:, :, 32:] = 220  # bright on the right
+    path = write_video(tmp_path / "a.mp4", 3, {"crf": "5"}, frames)
+
+    class Turned:
+        """A frame of a phone held upright: shown turned by 90 degrees counter-clockwise."""
+
+        rotation = 90
+
+        def __init__(self, frame):
+            self.frame, self.pts, self.is_corrupt = frame, frame.pts, frame.is_corrupt
+
+        def to_image(self):
+            return self.frame.to_image()
+
+    class Container:
+        def __init__(self, inner):
+            self.inner = inner
+            self.streams, self.demux, self.seek = inner.streams, inner.demux, inner.seek
+
+        def decode(self, stream):
+            return map(Turned, self.inner.decode(stream))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            self.inner.close()
+
+    real = av.open
+    monkeypatch.setattr(av, "open", lambda name: Container(real(name)))
+    frame = video_io.read_frames(path, [0], 32)[0]
+    assert frame[:12].mean() > 200 and frame[20:].mean() < 20  # now bright at the top
+
+
+def test_elements_and_labels_by_folder(tmp_path, write_frames, numbers_of):
+    for name, count in [("bob/one", 9), ("bob/two", 9), ("ann/one", 30), ("ann/two", 9)]:
+        write_frames(tmp_path / name, count)
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "notes.txt").write_text("no clip")
+    options = {"length": 4, "stride": 2, "label_from": "parent", "test_share": 0.3}
+    train, test = (folder(split, tmp_path, **options) for split in ("train", "test"))
+    names = [source.item_name(i) for source in (train, test) for i in range(len(source))]
+    assert sorted(names) == ["ann/one", "ann/two", "bob/one", "bob/two"]
+    assert train.spec.static_names == test.spec.static_names == ("ann", "bob")
+    for source in (train, test):
+        for index in range(len(source)):
+            element = source.load(index, RNG)
+            assert element["x"].shape == (4, 16, 16, 3) and element["x"].dtype == np.float32
+            assert -1 <= element["x"].min() and element["x"].max() <= 1
+            person = source.item_name(index).split("/")[0]
+            assert source.spec.static_names[element["static_label"]] == person
+            assert set(np.diff(numbers_of(element["x"]))) == {2}
+    assert "static_label" not in folder("train", tmp_path, length=4).load(0, RNG)
+
+
+def test_windows_are_random_in_training_and_first_in_testing(tmp_path, write_frames, numbers_of):
+    for split in ("train", "test"):
+        write_frames(tmp_path / split / "a", 20)
+    train, test = (folder(split, tmp_path, length=4, stride=2) for split in ("train", "test"))
+    rng = np.random.default_rng(0)
+    starts = {numbers_of(train.load(0, rng)["x"])[0] for _ in range(80)}
+    assert len(starts) > 8 and min(starts) == 0 and max(starts) == 13
+    assert numbers_of(test.load(0, rng)["x"]) == [0, 2, 4, 6]
+    assert train.item_name(0) == "train/a" and train.lengths().tolist() == [4]
+
+
+def test_short_clips_lower_the_stride_and_too_short_ones_are_skipped(
+    tmp_path, write_frames, numbers_of, caplog
+):
+    for name, count in [("a", 13), ("b", 9), ("c", 5), ("d", 4)]:
+        write_frames(tmp_path / "test" / name, count)
+    with pytest.raises(ValueError, match=r"1 of 4 items .* test/d \(4 frames, shorter than len"):
+        folder("test", tmp_path, length=5, stride=3)
+    caplog.clear()
+    source = folder("test", tmp_path, length=5, stride=3, max_skipped_share=0.5)
+    strides = [np.diff(numbers_of(source.load(i, RNG)["x"])).tolist() for i in range(3)]
+    assert strides == [[3] * 4, [2] * 4, [1] * 4]
+    assert list(source.skipped) == ["test/d"] and "skipped test/d" in caplog.text
+    assert "1 skipped" in source.describe()
+    with pytest.raises(ValueError, match="no clip is left"):
+        folder("test", tmp_path, length=50, max_skipped_share=1.0)
+
+
+def test_single_frames_and_lengths_of_one(tmp_path, write_frames):
+    write_frames(tmp_path / "test" / "a", 3)
+    assert folder("test", tmp_path, length=1, stride=4).load(0, RNG)["x"].shape[0] == 1
+
+
+def test_broken_files_are_skipped_named_and_capped(tmp_path, write_video, caplog):
+    good = write_video(tmp_path / "test" / "good0.mp4", 6)
+    for number in range(1, 9):
+        shutil.copy(good, tmp_path / "test" / f"good{number}.mp4")
+    (tmp_path / "test" / "bad.mp4").write_bytes(good.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"1 of 10 .*test/bad.mp4 \(.*max_skipped_share") as caught:
+        folder("test", tmp_path, length=4)
+    assert "\n" not in str(caught.value)
+    caplog.clear()
+    source = folder("test", tmp_path, length=4, max_skipped_share=0.1)
+    assert len(source) == 9 and list(source.skipped) == ["test/bad.mp4"]
+    assert caplog.text.count("bad.mp4") == 1
+
+
+def test_files_that_break_while_decoding(tmp_path, write_frames):
+    for split in ("train", "test"):
+        for name in "abcde":
+            write_frames(tmp_path / split / name, 6)
+        torn = tmp_path / split / "b" / "frame_2.png"
+        torn.write_bytes(torn.read_bytes()[:60])
+    options = {"length": 6, "max_skipped_share": 0.2}
+    arrays = load_arrays(folder("test", tmp_path, **options), length=6, normalizer=Normalizer())
+    assert len(arrays["x"]) == 4
+    source = folder("train", tmp_path, **options)
+    batches = make_train_iterator(
+        source, length=6, normalizer=Normalizer(), batch_size=5, seed=0, num_threads=0
+    )
+    assert next(batches)["x"].shape == (5, 6, 16, 16, 3)
+    assert list(source.skipped) == ["train/b"]
+    with pytest.raises(ValueError, match=r"1 of 5 .*test/b \(cannot be decoded"):
+        load_arrays(folder("test", tmp_path, length=6), length=6, normalizer=Normalizer())
+
+
+def test_a_video_cut_in_the_middle(tmp_path, write_video):
+    options = {"movflags": "faststart", "x264-params": f"{GOP}:bframes=0"}
+    frames = np.random.default_rng(0).integers(0, 255, (30, 64, 64, 3)).astype(np.uint8)
+    import av
+
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.height = stream.width = 64
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BrokenItemError):
+        video_io.read_frames(path, [25, 26], 16)
+
+
+@pytest.mark.parametrize("make", ["missing", "empty", "file", "unset", "hidden"])
+def test_roots_without_clips(tmp_path, make):
+    root = tmp_path / "data"
+    kind, message = ValueError, "holds no clips; the split 'train' needs video files"
+    if make == "missing":
+        kind, message = FileNotFoundError, "is missing; expected there: video files"
+    elif make == "file":
+        root.write_text("")
+        message = "is no folder; expected there"
+    elif make == "unset":
+        root, message = "", "root of source 'video_folder' is not set"
+    else:
+        root.mkdir()
+        if make == "hidden":
+            (root / "._a.mp4").write_bytes(b"mac")
+    with pytest.raises(kind, match=message) as caught:
+        folder("train", root)
+    assert "\n" not in str(caught.value) and str(root) in str(caught.value)
+    assert "set root " in str(caught.value)
+
+
+def test_a_missing_split_folder(tmp_path, write_frames):
+    write_frames(tmp_path / "train" / "a", 10)
+    assert len(folder("train", tmp_path)) == 1
+    with pytest.raises(FileNotFoundError, match="test is missing though the other split has one"):
+        folder("test", tmp_path)
+
+
+def test_one_clip_cannot_serve_two_splits(tmp_path, write_frames):
+    write_frames(tmp_path / "a", 10)
+    sizes = []
+    for split in ("train", "test"):
+        try:
+            sizes.append(len(folder(split, tmp_path)))
+        except ValueError as error:
+            assert "holds 1 clip, too few for two splits" in str(error)
+    assert sizes == [1]
+
+
+@pytest.mark.parametrize("option", [{"length": 0}, {"size": 0}, {"label_from": "name"}])
+def test_bad_options(tmp_path, option):
+    with pytest.raises(ValueError, match="use"):
+        folder("train", tmp_path, **option)
+
+
+def test_labels_need_a_folder_around_the_clip(tmp_path, write_frames):
+    write_frames(tmp_path / "a", 10)
+    with pytest.raises(ValueError, match="clip a has no folder around it"):
+        folder("train", tmp_path, label_from="parent")
+
+
+def test_counts_are_cached_only_where_asked(tmp_path, write_video, monkeypatch):
+    root, cache = tmp_path / "data", tmp_path / "cache"
+    path = write_video(root / "test" / "a.mp4", 12)
+    before = sorted(root.rglob("*"))
+    source = folder("test", root, cache_dir=str(cache))
+    assert sorted(root.rglob("*")) == before
+    assert [file.name for file in cache.iterdir()] == ["frame_counts.json"]
+    calls = []
+    real = video_io.count_frames
+    monkeypatch.setattr(video_io, "count_frames", lambda p: calls.append(p) or real(p))
+    again = folder("test", root, cache_dir=str(cache))
+    assert calls == [] and again.fingerprint() == source.fingerprint()
+    write_video(path, 14)
+    changed = folder("test", root, cache_dir=str(cache))
+    assert calls == [path] and changed.fingerprint() != source.fingerprint()
+    (cache / "frame_counts.json").write_text("{")
+    assert len(folder("test", root, cache_dir=str(cache))) == 1
+
+
+def test_fingerprint_does_not_depend_on_the_place(tmp_path, write_frames):
+    for root in ("one", "two"):
+        write_frames(tmp_path / root / "test" / "a", 12)
+    one, two = (folder("test", tmp_path / root) for root in ("one", "two"))
+    assert one.fingerprint() == two.fingerprint()
+    assert one.fingerprint() != folder("test", tmp_path / "one", stride=2).fingerprint()
