@@ -1,0 +1,264 @@
+"""Configuration: every option with its default, and the checks that catch a wrong one early."""
+
+import difflib
+import importlib.util
+import inspect
+import json
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from diffsda_jax.data.sources import SOURCES, make_source
+
+
+def default_config() -> ConfigDict:
+    """Every option and its default; a file of ``configs/`` changes what it needs.
+
+    Returns:
+      A locked ConfigDict: setting a key that is not here raises.
+    """
+    return ConfigDict(
+        {
+            "seed": 0,
+            "source": {"name": "", "options": {}},
+            "data": {
+                "length": 10,  # steps of a sequence
+                "length_mode": "crop",  # resample | crop | pad
+                "target_std": 0.5,  # of a series after normalising; frames stay in [-1, 1]
+                "num_threads": 2,  # that make batches
+                "prefetch_batches": 8,
+            },
+            "model": {
+                "static_dim": 16,
+                "dynamic_dim": 2,
+                "hidden_dim": 64,
+                "recurrence": "lstm",  # lstm (paper, causal) | reference (released code)
+                "channels": 64,  # video: base width of the denoiser's U-Net
+                "encoder_channels": 64,  # video: base width of the encoder's U-Net
+                "channel_mults": (1, 2, 2, 2),  # video: width of each level
+                "attention_levels": (2,),  # video: levels with attention
+                "width": 256,  # series: m of the denoiser's MLP
+                "encoder_width": 128,  # series: m of the encoder's MLP
+                "dropout": 0.1,
+                "sigma_data": 0.5,
+                "sigma_min": 0.002,
+                "sigma_max": 80.0,
+                "rho": 7.0,
+            },
+            "noise": {
+                "distribution": "log_normal",  # log_normal | uniform
+                "p_mean": -0.4,
+                "p_std": 1.0,
+            },
+            "loss": {"noise_draws": 1},  # noisy copies of a sequence, which is encoded once
+            "optimizer": {
+                "schedule": "cosine",  # cosine (with warm-up) | reference | constant
+                "learning_rate": 1e-4,
+                "warmup_steps": 100,
+                "weight_decay": 1e-5,
+                "clip_norm": 1.0,
+                "ema_half_life_examples": 10_000.0,  # 0 = no averaging
+            },
+            "train": {
+                "batch_size": 16,  # over all devices
+                "num_steps": 10_000,
+                "log_every_steps": 100,
+                "checkpoint_every_steps": 1_000,
+                "eval_every_steps": 0,  # 0 = only at the end
+                "keep_checkpoints": 3,
+                "init_from": "",  # checkpoint whose weights a new run starts from
+            },
+            "eval": {
+                "split": "test",
+                "weights": "ema",  # ema | raw
+                "num_clips": 512,  # at most so many test sequences
+                "num_train_clips": 2_000,  # for probes and judges
+                "num_swaps": 200,
+                "num_steps": 32,  # of the sampler; costs 2 N - 1 evaluations
+                "start": "random",  # random | target | donor
+                "batch_size": 64,
+                "parts": (
+                    "reconstruction",
+                    "swap",
+                    "one_factor",
+                    "probes",
+                    "judge",
+                    "verification",
+                ),
+                "seed": 0,
+            },
+        }
+    ).lock()
+
+
+def _placeholder_for(annotation: Any) -> Any:
+    """A typed stand-in for None, so that the command line can set the option."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        allowed = [a for a in typing.get_args(annotation) if a is not type(None)]
+        annotation = allowed[0]
+    origin = typing.get_origin(annotation) or annotation
+    return placeholder(origin if origin in (int, float, str, bool) else tuple)
+
+
+def source_config(name: str, **options: Any) -> ConfigDict:
+    """The ``source`` section: a data source with all of its options, so that each can be set.
+
+    Args:
+      name: of the source, see ``data.sources.SOURCES``.
+      **options: those that differ from the source's own defaults; a required option that is left
+        out becomes empty and is asked for when the source is made.
+
+    Returns:
+      A ConfigDict with ``name`` and ``options``.
+
+    Raises:
+      ValueError: unknown source or option.
+    """
+    if name not in SOURCES:
+        raise ValueError(_unknown("source", name, sorted(SOURCES)))
+    values = {}
+    for option, parameter in inspect.signature(SOURCES[name]).parameters.items():
+        if option == "split":
+            continue
+        value = options.pop(option, parameter.default)
+        if value is None or value is inspect.Parameter.empty:
+            value = _placeholder_for(parameter.annotation)
+        values[option] = value
+    if options:
+        raise ValueError(_unknown(f"option of source {name!r}:", next(iter(options)), list(values)))
+    return ConfigDict({"name": name, "options": values})
+
+
+def load_config(path: str) -> ConfigDict:
+    """Reads a config file, ``FILE.py`` or ``FILE.py:argument``, and checks it.
+
+    Args:
+      path: a Python file with ``get_config()`` (or ``get_config(argument)``).
+
+    Returns:
+      The config.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it has no ``get_config``, or an unknown key.
+    """
+    file, _, argument = str(path).partition(":")
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"config file {file} does not exist; see the folder configs/ for those that do."
+        )
+    spec = importlib.util.spec_from_file_location("config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"config file {file} has no function get_config(); see configs/digits.py.")
+    config = module.get_config(argument) if argument else module.get_config()
+    check_config(config)
+    return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses unknown keys and values of another kind than the default's.
+
+    Raises:
+      ValueError: names the key, and the nearest known one or the kind that is allowed.
+    """
+    _check_section(config.to_dict(), default_config().to_dict(), "config")
+    name = config.source.name
+    if not name:
+        raise ValueError(f"config.source.name is empty; allowed: {', '.join(sorted(SOURCES))}.")
+    if name not in SOURCES:
+        raise ValueError(_unknown("config.source.name", name, sorted(SOURCES)))
+
+
+def check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Refuses ``--config.a.b=value`` on a command line where ``a.b`` is not an option.
+
+    Raises:
+      ValueError: names the key and the nearest known one.
+    """
+    for word in argv:
+        name = word.partition("=")[0].lstrip("-")
+        if not word.startswith("-") or not name.startswith("config."):
+            continue
+        section, path = config, "config"
+        for key in name.split(".")[1:]:
+            if not isinstance(section, ConfigDict):
+                raise ValueError(f"{path} is an option and has none below it: {name} is unknown.")
+            if key not in section:
+                raise ValueError(_unknown(f"key of {path}:", key, list(section)))
+            section, path = section[key], f"{path}.{key}"
+
+
+def _check_section(values: dict, known: dict, path: str) -> None:
+    """Compares one section with the defaults, and those below it."""
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(_unknown(f"key of {path}:", key, list(known)))
+        default = known[key]
+        if isinstance(default, dict) != isinstance(value, dict):
+            raise ValueError(
+                f"{path}.{key} is {value!r}; it must be like its default, {default!r}."
+            )
+        if isinstance(default, dict):
+            if f"{path}.{key}" != "config.source.options":
+                _check_section(value, default, f"{path}.{key}")
+        elif not _same_kind(value, default):
+            raise ValueError(
+                f"{path}.{key} is {value!r} ({type(value).__name__}); it must be "
+                f"{type(default).__name__}, such as {default!r}."
+            )
+    if missing := [key for key in known if key not in values]:
+        raise ValueError(
+            f"{path}.{missing[0]} is missing; start from diffsda_jax.config.default_config()."
+        )
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    """Whether a value may stand where the default stood; an int may stand for a float."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, (tuple, list)):
+        return isinstance(value, (tuple, list))
+    return isinstance(value, type(default))
+
+
+def _unknown(what: str, name: str, allowed: list[str]) -> str:
+    """The message for an unknown name, with the nearest known one first."""
+    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}.{hint} Known: {', '.join(sorted(allowed))}."
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values, in the form that checkpoints hold."""
+    return json.loads(json.dumps(config.to_dict(), sort_keys=True))
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], path: str = "config") -> str | None:
+    """The first place where two configs differ, as ``path: old -> new``, or None."""
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            if found := difference(before, after, f"{path}.{key}"):
+                return found
+        elif before != after:
+            return f"{path}.{key} was {before!r} and is now {after!r}"
+    return None
+
+
+def make_sources(config: ConfigDict) -> dict[str, Any]:
+    """The training and the test split of the config's source.
+
+    Raises:
+      ValueError, FileNotFoundError: see the sources.
+    """
+    options = {k: v for k, v in config.source.options.to_dict().items() if v is not None}
+    return {split: make_source(config.source.name, split, **options) for split in ("train", "test")}

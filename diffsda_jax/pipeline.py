@@ -1,0 +1,238 @@
+"""The public API: a trained or converted checkpoint as an object that encodes, samples, inverts."""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from diffsda_jax.data.transforms import Normalizer
+from diffsda_jax.diffusion import samplers, schedules
+from diffsda_jax.factors import Factors
+from diffsda_jax.model import ModelSpec, make_model
+from diffsda_jax.rngs import stream
+from diffsda_jax.train import checkpoint
+
+ArrayLike = Array | np.ndarray
+
+
+class DiffSDA:
+    """A model with its weights, for inference; every method is one jitted call.
+
+    Arrays are channels last and normalised as the model was trained (``normalizer`` does it); the
+    programs are compiled once for each shape.
+
+    Attributes:
+      spec: the model's description.
+      variables: collections ``params`` and ``constants``.
+      normalizer: between the units of the data and the model's, or None if not known.
+      meta: what the checkpoint says of itself (step, config, ...).
+
+    References:
+      DiffSDA (arXiv 2510.05717), sections 3 and 4.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        variables: Mapping[str, Any],
+        normalizer: Normalizer | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ):
+        """Takes weights that fit ``spec``; see ``from_checkpoint`` for the usual way."""
+        self.spec, self.variables = spec, dict(variables)
+        self.normalizer, self.meta = normalizer, dict(meta or {})
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike, weights: str = "ema") -> "DiffSDA":
+        """Reads a checkpoint, whatever number of devices saved it.
+
+        Args:
+          path: a run's workdir, its ``checkpoints`` folder, or one step's folder.
+          weights: ``"ema"``, the moving average, or ``"raw"``.
+
+        Returns:
+          The model on this process's first device.
+
+        Raises:
+          FileNotFoundError: the directory does not exist.
+          ValueError: it is no checkpoint, is damaged, or holds another architecture than it says.
+        """
+        variables, meta = checkpoint.load_for_inference(path, weights)
+        if "model" not in meta:
+            raise ValueError(
+                f"checkpoint {path} does not say which model it holds (no 'model' in its meta); "
+                "train or convert it again with this package."
+            )
+        spec = ModelSpec.from_dict(meta["model"])
+        checkpoint.check_compatible(variable_shapes(spec), variables)
+        normalizer = meta.get("normalizer")
+        return cls(spec, variables, normalizer and Normalizer.from_dict(normalizer), meta)
+
+    def encode(
+        self,
+        x: Float[ArrayLike, "B V *event"],
+        length: Int[ArrayLike, "B"] | None = None,
+    ) -> Factors:
+        """Splits sequences into a static and a dynamic factor.
+
+        Args:
+          x: ``[B, V, H, W, C]`` or ``[B, V, F]``, normalised.
+          length: number of real steps of each sequence, the rest being padding; None = all.
+
+        Returns:
+          ``static [B, S]`` and ``dynamic [B, V, D]``.
+
+        Raises:
+          ValueError: a shape that the model was not made for.
+        """
+        self._check_x("x", x)
+        return _encode(self.spec, self.variables, x, length)
+
+    def denoise(
+        self,
+        x_noisy: Float[ArrayLike, "B V *event"],
+        sigma: Float[ArrayLike, "*batch"] | float,
+        factors: Factors,
+    ) -> Float[Array, "B V *event"]:
+        """``D(x; sigma, z)``: the expected clean sequence.
+
+        Args:
+          x_noisy: clean data plus noise of standard deviation ``sigma``.
+          sigma: a number, ``[B]``, or ``[B, V]``.
+          factors: of B sequences of V steps.
+
+        Returns:
+          An estimate of the clean data, shaped like ``x_noisy``.
+
+        Raises:
+          ValueError: shapes that do not fit.
+        """
+        self._check_x("x_noisy", x_noisy)
+        self._check_factors(factors, x_noisy.shape[:2])
+        sigma = jnp.asarray(sigma, jnp.float32)
+        if sigma.shape not in ((), x_noisy.shape[:1], x_noisy.shape[:2]):
+            raise ValueError(
+                f"sigma has shape {sigma.shape}; allowed: one number, [B] = {x_noisy.shape[:1]} or "
+                f"[B, V] = {x_noisy.shape[:2]}."
+            )
+        sigma = jnp.broadcast_to(sigma[..., None] if sigma.ndim == 1 else sigma, x_noisy.shape[:2])
+        return _denoise(self.spec, self.variables, x_noisy, sigma, factors)
+
+    def sample(
+        self,
+        factors: Factors,
+        start: Float[ArrayLike, "B V *event"] | None = None,
+        num_steps: int = 32,
+        seed: int = 0,
+    ) -> Float[Array, "B V *event"]:
+        """Decodes factors: from noise to data along the probability-flow ODE, all steps at once.
+
+        Args:
+          factors: of B sequences of V steps.
+          start: unit-variance noise to start from, such as ``invert`` gives; None = drawn.
+          num_steps: N; costs ``2 N - 1`` evaluations of the network.
+          seed: of the drawn noise.
+
+        Returns:
+          Normalised data, ``[B, V, ...]``.
+
+        Raises:
+          ValueError: shapes that do not fit, or fewer than two steps.
+        """
+        shape = (*factors.dynamic.shape[:2], *self.spec.shape)
+        self._check_factors(factors, shape[:2])
+        if start is None:
+            start = jax.random.normal(stream(jax.random.key(seed), "start"), shape)
+        elif tuple(start.shape) != shape:
+            raise ValueError(
+                f"start has shape {tuple(start.shape)}, but the factors call for {shape}; give "
+                "noise of that shape, or None to draw it."
+            )
+        return _sample(self.spec, num_steps, self.variables, start, factors)
+
+    def invert(
+        self, x: Float[ArrayLike, "B V *event"], factors: Factors, num_steps: int = 32
+    ) -> Float[Array, "B V *event"]:
+        """Stochastic encoding: the noise ``x_T`` from which ``sample`` gives ``x`` back.
+
+        Args:
+          x: normalised data.
+          factors: of ``x``.
+          num_steps: N; costs ``2 N - 1`` evaluations of the network.
+
+        Returns:
+          Noise of about unit variance, shaped like ``x``.
+
+        Raises:
+          ValueError: shapes that do not fit, or fewer than two steps.
+        """
+        self._check_x("x", x)
+        self._check_factors(factors, x.shape[:2])
+        return _invert(self.spec, num_steps, self.variables, x, factors)
+
+    def _check_x(self, name: str, x: ArrayLike) -> None:
+        """Refuses data whose steps do not have the model's shape."""
+        if tuple(x.shape[2:]) != self.spec.shape or len(x.shape) < 3:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}; this model takes [B, V, "
+                f"{', '.join(map(str, self.spec.shape))}], channels last."
+            )
+
+    def _check_factors(self, factors: Factors, batch_and_steps: tuple[int, ...]) -> None:
+        """Refuses factors of other sizes than the model's and the data's."""
+        batch, steps = batch_and_steps
+        expected = ((batch, self.spec.static_dim), (batch, steps, self.spec.dynamic_dim))
+        found = (tuple(factors.static.shape), tuple(factors.dynamic.shape))
+        if found != expected:
+            raise ValueError(
+                f"factors have shapes static {found[0]} and dynamic {found[1]}; expected "
+                f"{expected[0]} and {expected[1]}."
+            )
+
+
+def variable_shapes(spec: ModelSpec) -> Any:
+    """Shapes of the variables of a model, without computing them."""
+    model = make_model(spec)
+    x = jax.ShapeDtypeStruct((1, 2, *spec.shape), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((1, 2), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), x, sigma)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(spec: ModelSpec, variables: Any, x: Array, length: Array | None) -> Factors:
+    return make_model(spec).apply(variables, x, length, method="encode")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _denoise(spec: ModelSpec, variables: Any, x: Array, sigma: Array, factors: Factors) -> Array:
+    return make_model(spec).apply(variables, x, sigma, factors, method="denoise")
+
+
+def _denoise_at(spec: ModelSpec, variables: Any, factors: Factors) -> samplers.Denoise:
+    """D at one noise level for all steps, as the samplers call it."""
+
+    def denoise(x: Array, sigma: Array) -> Array:
+        levels = jnp.broadcast_to(sigma, x.shape[:2])
+        return make_model(spec).apply(variables, x, levels, factors, method="denoise")
+
+    return denoise
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sample(
+    spec: ModelSpec, num_steps: int, variables: Any, start: Array, factors: Factors
+) -> Array:
+    sigmas = schedules.sigma_grid(num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
+    return samplers.heun(_denoise_at(spec, variables, factors), start * spec.sigma_max, sigmas)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _invert(spec: ModelSpec, num_steps: int, variables: Any, x: Array, factors: Factors) -> Array:
+    sigmas = schedules.inversion_grid(num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
+    return samplers.heun(_denoise_at(spec, variables, factors), x, sigmas) / spec.sigma_max
