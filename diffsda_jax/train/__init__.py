@@ -1,0 +1,1 @@
+"""Training: state, step, optimiser, checkpoints, writers and the loop."""

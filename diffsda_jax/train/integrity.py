@@ -1,0 +1,154 @@
+"""Checksums of saved steps, and the choice of the last step that is whole.
+
+A step directory may be damaged in ways that restoring does not notice (overwritten bytes) or only
+notices late (a truncated file, an empty directory that counts as the latest step). So size and
+CRC-32 of every file are kept beside the steps, in ``checksums/<step>.json``.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from etils import epath
+
+logger = logging.getLogger(__name__)
+
+CHECKSUMS = "checksums"
+_CHUNK_BYTES = 8 << 20
+_Restored = TypeVar("_Restored")
+
+
+class IncompatibleCheckpointError(ValueError):
+    """A whole checkpoint that belongs to another model or another optimiser."""
+
+
+def list_steps(directory: epath.Path) -> list[int]:
+    """Numbers of the step directories, newest first; whole or not."""
+    if not directory.is_dir():
+        return []
+    names = (entry.name for entry in directory.iterdir() if entry.is_dir())
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def checksum_file(directory: epath.Path, step: int) -> epath.Path:
+    """Where the checksums of one step are kept."""
+    return directory / CHECKSUMS / f"{step}.json"
+
+
+def _digest(path: epath.Path) -> dict[str, int]:
+    """Size in bytes and CRC-32 of one file."""
+    size, crc = 0, 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return {"size": size, "crc32": crc}
+
+
+def _list_files(step_directory: epath.Path, prefix: str = "") -> list[str]:
+    """Paths of all files below a directory, relative to it, sorted."""
+    names = []
+    for entry in step_directory.iterdir():
+        name = prefix + entry.name
+        names += _list_files(entry, name + "/") if entry.is_dir() else [name]
+    return sorted(names)
+
+
+def write_checksums(directory: epath.Path, step: int) -> None:
+    """Records every file of one finished step, and forgets steps that are gone.
+
+    The record appears whole or not at all.
+    """
+    step_directory = directory / str(step)
+    digests = {name: _digest(step_directory / name) for name in _list_files(step_directory)}
+    target = checksum_file(directory, step)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{step}.json.tmp"
+    temporary.write_text(json.dumps(digests))
+    temporary.replace(target)
+    kept = {f"{kept_step}.json" for kept_step in list_steps(directory)}
+    for entry in target.parent.iterdir():
+        if entry.name not in kept:
+            entry.unlink(missing_ok=True)
+
+
+def find_damage(directory: epath.Path, step: int) -> str | None:
+    """What is wrong with a saved step: the file and how it differs; None = nothing was found."""
+    step_directory, record = directory / str(step), checksum_file(directory, step)
+    files = _list_files(step_directory)
+    if not files:
+        return "the directory is empty"
+    if not record.exists():
+        return None
+    try:
+        digests = json.loads(record.read_text())
+    except ValueError:
+        return f"{CHECKSUMS}/{record.name} is not JSON"
+    for name, expected in digests.items():
+        if name not in files:
+            return f"file {name} is missing"
+        found = _digest(step_directory / name)
+        if found["size"] != expected["size"]:
+            return f"file {name} has {found['size']} bytes instead of {expected['size']}"
+        if found["crc32"] != expected["crc32"]:
+            return f"file {name} has changed since it was written (checksum differs)"
+    return None
+
+
+def restore_last_good(
+    directory: epath.Path, restore: Callable[[int], _Restored]
+) -> tuple[int, _Restored, dict[int, str]]:
+    """Restores the newest step that is whole, with one logged warning if newer ones are not.
+
+    A step without a checksum record (the process was killed before it was written) is taken if it
+    restores.
+
+    Args:
+      directory: holds the step directories; at least one.
+      restore: reads one step; its errors count as damage only where there is no checksum record.
+
+    Returns:
+      The step, what ``restore`` returned, and the damaged newer steps with what is wrong with each.
+
+    Raises:
+      ValueError: no step can be restored.
+      IncompatibleCheckpointError: from ``restore``; the step is whole but of another model.
+    """
+    damaged: dict[int, str] = {}
+    for step in list_steps(directory):
+        damage = find_damage(directory, step)
+        restored = None
+        if damage is None:
+            recorded = checksum_file(directory, step).exists()
+            try:
+                restored = restore(step)
+            except IncompatibleCheckpointError:
+                raise
+            except (ValueError, KeyError, OSError) as error:
+                if recorded:
+                    raise
+                damage = f"it does not restore ({str(error).splitlines()[0][:200]})"
+        if damage is not None:
+            damaged[step] = damage
+            continue
+        if not recorded:
+            logger.info("step %d in %s has no checksum record; it restores", step, directory)
+        if damaged:
+            text = "; ".join(f"step {bad}: {what}" for bad, what in damaged.items())
+            logger.warning("damaged checkpoint in %s: %s; using step %d", directory, text, step)
+        return step, restored, damaged
+    text = "; ".join(f"step {bad}: {what}" for bad, what in damaged.items())
+    raise ValueError(
+        f"no checkpoint in {directory} can be restored: {text}. Give another directory, or move "
+        "this one away to start anew."
+    )
+
+
+def set_aside(directory: epath.Path, step: int) -> None:
+    """Renames a damaged step to ``<step>.broken``, so that its number can be saved again."""
+    checksum_file(directory, step).unlink(missing_ok=True)
+    target = directory / f"{step}.broken"
+    if target.exists():
+        target.rmtree()
+    (directory / str(step)).rename(target)

@@ -1,0 +1,70 @@
+"""One training run at a time in a workdir."""
+
+import fcntl
+import logging
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+
+
+class WorkdirLock:
+    """Context manager that holds ``<workdir>/.lock``; the system frees it however a run ends.
+
+    Only one process of a run takes it (process 0). File systems without locks, and buckets, are
+    let through with a logged warning.
+
+    Args:
+      workdir: folder of the run; made if missing.
+
+    Raises:
+      ValueError: on entering, if another run holds the lock.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Nothing is locked yet."""
+        self.workdir = str(workdir)
+        self._file = None
+
+    def __enter__(self) -> "WorkdirLock":
+        """Takes the lock or raises at once."""
+        if "://" in self.workdir:
+            logger.warning("%s is a bucket: two runs in it are not detected", self.workdir)
+            return self
+        folder = Path(self.workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / LOCK_FILE).open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "unknown process"
+            self._file.close()
+            raise ValueError(
+                f"workdir {self.workdir} is in use by another run ({owner}); wait for it, stop it, "
+                "or give another --workdir."
+            ) from None
+        except OSError as error:
+            logger.warning(
+                "%s cannot be locked (%s): two runs in it are not detected", folder, error
+            )
+            return self
+        self._file.truncate(0)
+        self._file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Gives the lock back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

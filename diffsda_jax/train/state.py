@@ -1,0 +1,72 @@
+"""What a training run carries from step to step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from diffsda_jax import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of training; a pytree, the same on every device.
+
+    Attributes:
+      step: number of optimiser steps done, int32 scalar.
+      params: trained parameters.
+      ema: exponential moving average of ``params``, same tree.
+      opt_state: state of the optimiser.
+      constants: arrays of the model that are not trained (Fourier frequencies); may be empty.
+    """
+
+    step: Any
+    params: Any
+    ema: Any
+    opt_state: Any
+    constants: Any
+
+
+def create_state(
+    variables: Mapping[str, Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+) -> TrainState:
+    """State at step 0: the average starts as a copy of the parameters.
+
+    Every array is copied, because the training step gives its state's memory away.
+
+    Args:
+      variables: the model's variables, ``params`` and (optionally) ``constants``.
+      optimizer: of ``make_optimizer``.
+      mesh: where the state lives, whole on every device; None = the default device.
+
+    Returns:
+      A new state.
+
+    Raises:
+      ValueError: ``variables`` has no ``params``, or a collection that is neither of the two.
+    """
+    unknown = sorted(set(variables) - {"params", "constants"})
+    if "params" not in variables or unknown:
+        raise ValueError(
+            f"variables hold the collections {sorted(variables)}; allowed: 'params' and 'constants'"
+            ". Pass what model.init returns."
+        )
+
+    def copy(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+    params = copy(variables["params"])
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=copy(params),
+        opt_state=optimizer.init(params),
+        constants=copy(dict(variables.get("constants", {}))),
+    )
+    return state if mesh is None else jax.device_put(state, sharding.replicated(mesh))

@@ -1,0 +1,191 @@
+"""The loss of one batch and the jitted training step; pure functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from diffsda_jax import sharding
+from diffsda_jax.diffusion import edm
+from diffsda_jax.rngs import stream
+from diffsda_jax.train.state import TrainState
+
+BATCH_KEYS = ("x", "mask", "length")
+Metrics = dict[str, Array]
+LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, Metrics]]
+StepFn = Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]
+
+
+def make_loss_fn(
+    model: nn.Module,
+    *,
+    distribution: str = "log_normal",
+    p_mean: float = -0.4,
+    p_std: float = 1.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    sigma_data: float = 0.5,
+    noise_draws: int = 1,
+    dynamic_noise: float = 0.0,
+    train: bool = True,
+) -> LossFn:
+    """Builds the single loss: encode the clean sequence, denoise noisy copies given its factors.
+
+    Args:
+      model: module with ``encode(x, length, train=)`` and ``denoise(x_noisy, sigma, factors,
+        train=)``.
+      distribution: of the noise level, see ``edm.sample_sigma``.
+      p_mean: mean of ln sigma.
+      p_std: standard deviation of ln sigma.
+      sigma_min: lower end of the uniform distribution.
+      sigma_max: upper end of the uniform distribution.
+      sigma_data: standard deviation of the data.
+      noise_draws: K noisy copies of every sequence; it is encoded once for all of them.
+      dynamic_noise: standard deviation of Gaussian noise added to d; with a bounded d it limits
+        how much d can hold, so that what stays moves to s, which has no noise. 0 in the paper.
+      train: apply dropout.
+
+    Returns:
+      ``loss(params, constants, batch, key) -> (loss, {"loss": loss})``. ``batch`` has ``x``
+      ``[B, V, ...]``, and optionally ``mask`` (True = observed) and ``length`` ``[B]``. Noise
+      levels are ``[B K, V]``, one for each place of each copy. The draws depend on ``key`` only,
+      not on how the batch lies on the devices.
+
+    Raises:
+      ValueError: ``noise_draws`` below 1, or ``dynamic_noise`` below 0.
+
+    References:
+      DiffSDA (arXiv 2510.05717), equation 9.
+    """
+    if noise_draws < 1:
+        raise ValueError(f"noise_draws is {noise_draws}; allowed: 1 or more.")
+    if dynamic_noise < 0:
+        raise ValueError(f"dynamic_noise is {dynamic_noise}; allowed: 0 or more.")
+
+    def loss_fn(
+        params: Any, constants: Any, batch: dict[str, Array], key: Array
+    ) -> tuple[Array, Metrics]:
+        variables = {"params": params, "constants": constants}
+
+        def apply(method: str, *args: Any) -> Any:
+            rngs = {"dropout": stream(key, f"dropout/{method}")} if train else None
+            return model.apply(variables, *args, train=train, rngs=rngs, method=method)
+
+        def draws(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: jnp.repeat(leaf, noise_draws, axis=0), tree)
+
+        factors = draws(apply("encode", batch["x"], batch.get("length")))
+        if dynamic_noise:
+            jitter = jax.random.normal(stream(key, "dynamic"), factors.dynamic.shape)
+            factors = factors.replace(dynamic=factors.dynamic + dynamic_noise * jitter)
+        x_clean = draws(batch["x"])
+        sigma = edm.sample_sigma(
+            stream(key, "sigma"),
+            x_clean.shape[:2],
+            distribution,
+            p_mean,
+            p_std,
+            sigma_min,
+            sigma_max,
+        )
+        noise = jax.random.normal(stream(key, "noise"), x_clean.shape, x_clean.dtype)
+        x_noisy = x_clean + edm.expand(sigma, x_clean.ndim) * noise
+        x_denoised = apply("denoise", x_noisy, sigma, factors)
+        weight = edm.loss_weight(sigma, sigma_data)
+        loss = edm.denoising_loss(x_denoised, x_clean, weight, draws(batch.get("mask")))
+        return loss, {"loss": loss}
+
+    return loss_fn
+
+
+def ema_decay(step: int | Array, half_life_examples: float, batch_size: int) -> Array:
+    """Decay of the moving average at one step.
+
+    ``0.5 ** (batch_size / half_life_examples)``, but never above ``(1 + step) / (10 + step)``, so
+    that early averages follow the parameters instead of remembering the random start.
+
+    Args:
+      step: number of steps done before this one.
+      half_life_examples: number of examples after which a parameter's weight has halved; 0 = the
+        average is the parameters themselves.
+      batch_size: global batch size.
+
+    Returns:
+      A scalar in [0, 1).
+
+    Raises:
+      ValueError: negative half life.
+
+    References:
+      Karras et al. 2022 (half life in examples); the ramp is the one of TensorFlow's
+      ``ExponentialMovingAverage(num_updates=)``.
+    """
+    if half_life_examples < 0:
+        raise ValueError(f"ema_half_life_examples is {half_life_examples}; allowed: 0 or more.")
+    if half_life_examples == 0:
+        return jnp.zeros(())
+    return jnp.minimum(0.5 ** (batch_size / half_life_examples), (1.0 + step) / (10.0 + step))
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    schedule: optax.Schedule,
+    ema_half_life_examples: float,
+    batch_size: int,
+    mesh: Mesh,
+) -> StepFn:
+    """Builds the jitted step: gradient, clipping, AdamW, moving average, metrics.
+
+    Args:
+      loss_fn: of ``make_loss_fn``.
+      optimizer: of ``make_optimizer``.
+      schedule: the same schedule, to report the learning rate used.
+      ema_half_life_examples: see ``ema_decay``.
+      batch_size: global batch size B.
+      mesh: of ``sharding.make_mesh``; B is split over it, the state is whole on every device.
+
+    Returns:
+      ``step(state, batch, root_key) -> (state, metrics)``. The memory of the given state is reused,
+      so it must not be read afterwards. ``batch`` comes from ``sharding.shard_batch``; ``root_key``
+      is the run's own, the same at every step. Metrics: ``loss``, ``grad_norm`` (before clipping),
+      ``param_norm`` (after the update) and ``learning_rate``, float32 scalars.
+
+    Raises:
+      ValueError: the batch size cannot be split evenly over the devices.
+    """
+    sharding.check_batch_size(batch_size, mesh)
+    ema_decay(0, ema_half_life_examples, batch_size)
+
+    def train_step(
+        state: TrainState, batch: dict[str, Array], root_key: Array
+    ) -> tuple[TrainState, Metrics]:
+        key = stream(root_key, "train", state.step)
+        gradient = jax.grad(loss_fn, has_aux=True)
+        grads, metrics = gradient(state.params, state.constants, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = ema_decay(state.step, ema_half_life_examples, batch_size)
+        ema = jax.tree.map(lambda old, new: new + decay * (old - new), state.ema, params)
+        metrics = metrics | {
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        return state.replace(
+            step=state.step + 1, params=params, ema=ema, opt_state=opt_state
+        ), metrics
+
+    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(whole, split, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )

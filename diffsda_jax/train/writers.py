@@ -1,0 +1,161 @@
+"""Metrics, pictures and text of a run: TensorBoard events and a JSON-lines file.
+
+The methods have the names and arguments of ``clu.metric_writers.MetricWriter``, whose own
+implementations need TensorFlow.
+"""
+
+import io
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes to ``logdir``: event files, and every scalar to ``metrics.jsonl``; process 0 only.
+
+    A run that is resumed appends; where two lines of the JSON file give the same scalar for the
+    same step, the later one counts.
+
+    Args:
+      logdir: local folder; made if missing.
+    """
+
+    def __init__(self, logdir: str | Path):
+        """Opens the files for appending."""
+        self._events = None
+        if jax.process_index() != 0:
+            return
+        from tensorboardX import SummaryWriter  # here: 0.3 s that --help does not need
+
+        folder = Path(logdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = SummaryWriter(str(folder), flush_secs=30)
+        self._lines = (folder / METRICS_FILE).open("a+", buffering=1)
+        _end_last_line(self._lines)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Writes numbers; those that are not finite become text in the JSON file."""
+        if self._events is None:
+            return
+        values = {name: float(value) for name, value in scalars.items()}
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        shown = {name: v if math.isfinite(v) else str(v) for name, v in values.items()}
+        record = {"step": int(step), "time": round(time.time(), 3), **shown}
+        self._lines.write(json.dumps(record) + "\n")
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures ``[N, H, W, C]`` side by side, uint8 or floats in [0, 1]."""
+        if self._events is None:
+            return
+        for name, value in images.items():
+            self._events.add_image(name, _side_by_side(_bytes(value)), step, dataformats="HWC")
+
+    def write_videos(self, step: int, videos: Mapping[str, np.ndarray], fps: float = 10.0) -> None:
+        """Writes videos ``[N, V, H, W, C]`` side by side as an animated GIF, uint8 or [0, 1]."""
+        if self._events is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        for name, value in videos.items():
+            frames = [_side_by_side(frame) for frame in np.swapaxes(_bytes(value), 0, 1)]
+            height, width, _ = frames[0].shape
+            image = Summary.Image(
+                height=height, width=width, colorspace=3, encoded_image_string=_gif(frames, fps)
+            )
+            summary = Summary(value=[Summary.Value(tag=name, image=image)])
+            self._events.file_writer.add_summary(summary, step)
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes text, which TensorBoard shows as Markdown."""
+        if self._events is not None:
+            for name, value in texts.items():
+                self._events.add_text(name, value, step)
+
+    def write_histograms(
+        self,
+        step: int,
+        arrays: Mapping[str, np.ndarray],
+        num_buckets: Mapping[str, int] | None = None,
+    ) -> None:
+        """Writes the distribution of each array, in 30 buckets where not told otherwise."""
+        if self._events is not None:
+            for name, value in arrays.items():
+                bins = (num_buckets or {}).get(name, 30)
+                self._events.add_histogram(name, np.asarray(value), step, bins=bins)
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Writes hyper-parameters; nested names are joined with dots, other types become text."""
+        if self._events is None:
+            return
+        from tensorboardX.summary import hparams as make_summaries
+
+        for summary in make_summaries(_flatten(hparams), {}):
+            self._events.file_writer.add_summary(summary)
+
+    def flush(self) -> None:
+        """Brings everything to disk."""
+        if self._events is not None:
+            self._events.flush()
+            self._lines.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._events is not None:
+            self._events.close()
+            self._lines.close()
+            self._events = None
+
+
+def _end_last_line(file: Any) -> None:
+    """Ends a line that a killed process left unfinished."""
+    file.seek(0)
+    text = file.read()
+    if text and not text.endswith("\n"):
+        file.write("\n")
+
+
+def _bytes(value: np.ndarray) -> np.ndarray:
+    """Pixels as uint8 with 3 channels."""
+    value = np.asarray(value)
+    if value.dtype != np.uint8:
+        value = np.round(np.clip(value, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.repeat(value, 3, axis=-1) if value.shape[-1] == 1 else value
+
+
+def _side_by_side(images: np.ndarray) -> np.ndarray:
+    """``[N, H, W, C]`` to ``[H, N W, C]``."""
+    count, height, width, channels = images.shape
+    return np.moveaxis(images, 0, 1).reshape(height, count * width, channels)
+
+
+def _gif(frames: list[np.ndarray], fps: float) -> bytes:
+    """An endless animated GIF of uint8 frames ``[H, W, 3]``."""
+    from PIL import Image
+
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    buffer = io.BytesIO()
+    first.save(
+        buffer, "GIF", save_all=True, append_images=others, duration=round(1000 / fps), loop=0
+    )
+    return buffer.getvalue()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested names joined with dots; values that TensorBoard does not take as text."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            plain = isinstance(value, (bool, int, float, str))
+            flat[prefix + name] = value if plain else str(value)
+    return flat
