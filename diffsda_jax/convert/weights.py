@@ -1,0 +1,199 @@
+"""From a file of released weights to variables, a description of the model, and a report."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffsda_jax.convert import mapping, report
+from diffsda_jax.convert.infer_spec import CLASSES, infer_spec
+from diffsda_jax.convert.report import KeyEntry, Report
+from diffsda_jax.convert.torch_file import StateDict, load_state_dict
+from diffsda_jax.model import ModelSpec, init_variables, make_model
+
+_NAMED = 3  # keys that an error names
+
+
+class ConversionError(ValueError):
+    """Keys are missing or contradict each other; ``report`` has all of them."""
+
+    def __init__(self, message: str, key_report: Report):
+        """Keeps the report beside the message."""
+        super().__init__(message)
+        self.report = key_report
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A converted model.
+
+    Attributes:
+      variables: ``{"params": ..., "constants": ...}``, float32 numpy arrays.
+      spec: the description that was read from the shapes.
+      report: what became of every key.
+      source: name of the file and its SHA-256, ``{"file": ..., "sha256": ...}``.
+    """
+
+    variables: dict[str, Any]
+    spec: ModelSpec
+    report: Report
+    source: dict[str, str]
+
+
+def convert_file(
+    path: str | Path, frame_size: tuple[int, int] | None = None, entry: str | None = None
+) -> Converted:
+    """Converts a ``.pth``/``.pt`` or ``.npz`` file of a released class.
+
+    Args:
+      path: the file.
+      frame_size: (H, W) of a video model whose frames are not square.
+      entry: which dictionary of the file holds the weights, see ``load_state_dict``.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file cannot be read, or is of no known class (one line).
+      ConversionError: keys are missing or contradict each other (one line).
+    """
+    state = load_state_dict(path, entry)
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    converted = convert_state_dict(state, Path(path).name, frame_size)
+    return dataclasses.replace(converted, source={"file": Path(path).name, "sha256": digest})
+
+
+def convert_state_dict(
+    state: StateDict, name: str, frame_size: tuple[int, int] | None = None
+) -> Converted:
+    """Converts tensors that were read already.
+
+    Args:
+      state: from ``load_state_dict``.
+      name: what errors and the report call the file.
+      frame_size: as for ``convert_file``.
+
+    Raises:
+      ValueError: as for ``convert_file``.
+    """
+    tensors = state.tensors
+    try:
+        spec = infer_spec({key: value.shape for key, value in tensors.items()}, frame_size)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    model_rules = mapping.rules(spec)
+    key_report = Report(
+        name, CLASSES[spec.kind], tuple(_entries(state, model_rules)), _notes(state)
+    )
+    _refuse_errors(key_report, len(model_rules))
+    shapes = _variable_shapes(spec)
+    variables: dict[str, Any] = {}
+    for rule in model_rules:
+        key = rule.key if rule.key in tensors else rule.alias
+        node = variables
+        for part in rule.path[:-1]:
+            node = node.setdefault(part, {})
+        node[rule.path[-1]] = _variable(name, key, tensors[key], rule, shapes.pop(rule.path))
+    if shapes:
+        raise AssertionError(f"no rule fills {sorted(shapes)}")
+    return Converted(variables, spec, key_report, {"file": name})
+
+
+def _entries(state: StateDict, model_rules: list[mapping.Rule]):
+    """One report entry for each key, in the order of the file, then the missing ones."""
+    tensors = state.tensors
+    by_key = {rule.key: rule for rule in model_rules}
+    by_alias = {rule.alias: rule for rule in model_rules if rule.alias}
+    for key, value in tensors.items():
+        dtype = "bfloat16" if key in state.bfloat16 else str(value.dtype)
+        shape = tuple(value.shape)
+        if key in by_key or (key in by_alias and by_alias[key].key not in tensors):
+            rule = by_key.get(key) or by_alias[key]
+            note = "" if key in by_key else f"taken for {rule.key!r}, which is not in the file"
+            yield KeyEntry(key, report.MAPPED, shape, dtype, "/".join(rule.path), note)
+        elif key in by_alias:
+            first = by_alias[key].key
+            same = np.array_equal(value, tensors[first], equal_nan=True)
+            status = report.ALIAS if same else report.DIFFERS
+            yield KeyEntry(key, status, shape, dtype, first)
+        elif mapping.UNUSED.match(key):
+            yield KeyEntry(key, report.UNUSED, shape, dtype)
+        else:
+            yield KeyEntry(key, report.UNEXPECTED, shape, dtype)
+    for key in state.other_keys:
+        yield KeyEntry(key, report.UNEXPECTED, note="not a tensor")
+    for rule in model_rules:
+        if rule.key not in tensors and rule.alias not in tensors:
+            yield KeyEntry(rule.key, report.MISSING, target="/".join(rule.path))
+
+
+def _notes(state: StateDict) -> tuple[str, ...]:
+    """What was done to the file as a whole."""
+    notes = []
+    if state.entry:
+        notes.append(f"weights taken from entry {state.entry!r}")
+    if state.other_entries:
+        names = ", ".join(
+            repr(place) if place else "the top level" for place in state.other_entries
+        )
+        notes.append(f"tensors in {names} were left out (choose with --entry)")
+    if state.stripped:
+        notes.append(f"prefix 'module.' taken off {state.stripped} names")
+    if types := sorted({str(v.dtype) for v in state.tensors.values()} - {"float32"}):
+        notes.append(f"values of type {', '.join(types)} become float32")
+    return tuple(notes)
+
+
+def _refuse_errors(key_report: Report, total: int):
+    """Raises one line if keys are missing or aliases differ."""
+    name = key_report.source
+    if missing := key_report.of(report.MISSING):
+        some = ", ".join(repr(entry.key) for entry in missing[:_NAMED])
+        raise ConversionError(
+            f"{name} lacks {len(missing)} of the {total} tensors of {key_report.classes}, first "
+            f"ones: {some}; is the file whole, and of this class?",
+            key_report,
+        )
+    if differing := key_report.of(report.DIFFERS):
+        first = differing[0]
+        raise ConversionError(
+            f"{name}: {len(differing)} second names differ from the tensor they stand for, first "
+            f"one {first.key!r} from {first.target!r}; in the released classes they are the same "
+            "tensor, so remove the wrong ones from the file.",
+            key_report,
+        )
+
+
+def _variable_shapes(spec: ModelSpec) -> dict[mapping.Path, tuple[int, ...]]:
+    """Path -> shape of every variable of the model; traces it, computes nothing."""
+    model = make_model(spec)
+    tree: Mapping = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {tuple(part.key for part in path): leaf.shape for path, leaf in leaves}
+
+
+def _variable(
+    name: str, key: str, value: np.ndarray, rule: mapping.Rule, shape: tuple[int, ...]
+) -> np.ndarray:
+    """One tensor in the layout used here, after checks of its type, shape and values."""
+    if not np.issubdtype(value.dtype, np.floating):
+        raise ValueError(f"{name}: {key!r} has type {value.dtype}; weights are floating-point.")
+    fits = value.ndim == mapping.RANKS.get(rule.layout, value.ndim)
+    if fits and rule.layout == "pointwise":
+        fits = value.shape[2:] == (1, 1)
+    if fits:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            array = mapping.to_layout(value, rule.layout)
+        fits = array.shape == shape
+    if not fits:
+        raise ValueError(
+            f"{name}: {key!r} has shape {tuple(value.shape)}, but the variable "
+            f"{'/'.join(rule.path)} that it becomes has shape {shape}, as follows from the other "
+            "keys; the file is not of one model."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: {key!r} holds values that are not finite in float32.")
+    return array
