@@ -38,6 +38,7 @@ def default_config() -> ConfigDict:
                 "dynamic_dim": 2,
                 "hidden_dim": 64,
                 "recurrence": "lstm",  # lstm (paper, causal) | reference (released code)
+                "dynamic_activation": "linear",  # linear | tanh (bounded, for loss.dynamic_noise)
                 "channels": 64,  # video: base width of the denoiser's U-Net
                 "encoder_channels": 64,  # video: base width of the encoder's U-Net
                 "channel_mults": (1, 2, 2, 2),  # video: width of each level
@@ -55,11 +56,14 @@ def default_config() -> ConfigDict:
                 "p_mean": -0.4,
                 "p_std": 1.0,
             },
-            "loss": {"noise_draws": 1},  # noisy copies of a sequence, which is encoded once
+            "loss": {
+                "noise_draws": 1,  # noisy copies of a sequence, which is encoded once
+                "dynamic_noise": 0.0,  # std of noise added to d in training: a bottleneck on d
+            },
             "optimizer": {
                 "schedule": "cosine",  # cosine (with warm-up) | reference | constant
                 "learning_rate": 1e-4,
-                "warmup_steps": 100,
+                "warmup_steps": 100,  # at most a tenth of the run
                 "weight_decay": 1e-5,
                 "clip_norm": 1.0,
                 "ema_half_life_examples": 10_000.0,  # 0 = no averaging
@@ -80,7 +84,9 @@ def default_config() -> ConfigDict:
                 "num_train_clips": 2_000,  # for probes and judges
                 "num_swaps": 200,
                 "num_steps": 32,  # of the sampler; costs 2 N - 1 evaluations
-                "start": "random",  # random | target | donor
+                "form": "corrected",  # corrected | reference (the released code's quirks)
+                "start": "",  # start noise of swaps: random | target | donor; empty = the form's
+                "judge_steps": 600,  # of training the judge on real clips
                 "batch_size": 64,
                 "parts": (
                     "reconstruction",

@@ -40,7 +40,6 @@ FREE_TRAIN_KEYS = (
     "eval_every_steps",
     "keep_checkpoints",
 )
-MODEL_INPUTS = ("x", "mask", "length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +141,7 @@ def make_training(
         config.optimizer.schedule,
         learning_rate=config.optimizer.learning_rate,
         total_steps=config.train.num_steps,
-        warmup_steps=config.optimizer.warmup_steps,
+        warmup_steps=min(config.optimizer.warmup_steps, config.train.num_steps // 10),
         steps_per_epoch=max(1, round(steps_per_epoch)),
     )
     transformation = optimizer.make_optimizer(
@@ -159,6 +158,7 @@ def make_training(
         sigma_max=spec.sigma_max,
         sigma_data=spec.sigma_data,
         noise_draws=config.loss.noise_draws,
+        dynamic_noise=config.loss.dynamic_noise,
     )
     step_fn = step.make_train_step(
         loss_fn,
@@ -297,7 +297,7 @@ def make_evaluator(
         model = DiffSDA(experiment.spec, variables, experiment.normalizer)
         result = runner.run(model, workdir / "eval" / f"{step_number:08d}")
         writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
-        writer.write_images(step_number, {f"eval/{k}": v for k, v in result.images.items()})
+        writer.write_images(step_number, {f"eval/{k}": v[None] for k, v in result.images.items()})
 
     return evaluate
 
@@ -309,7 +309,7 @@ class EvalRunner:
         """Nothing is loaded before the first ``run``."""
         self._experiment = experiment
         self._data: dict[str, dict] = {}
-        self._judge = None
+        self._judge: evaluation.Judge | None = None
 
     def _load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""
@@ -346,14 +346,20 @@ class EvalRunner:
             kind=element.kind,
             num_swaps=options.num_swaps,
             num_steps=options.num_steps,
-            start=options.start,
+            start=options.start or None,
             seed=options.seed,
+            form=options.form,
             parts=options.parts,
             static_names=element.static_names,
             dynamic_names=element.dynamic_names,
+            feature_names=element.feature_names,
             denormalize=self._experiment.normalizer.invert,
+            judge=self._judge,
+            judge_steps=options.judge_steps,
+            batch_size=options.batch_size,
             output_dir=output_dir,
         )
+        self._judge = result.judge
         logger.info("%s", report.format_table(result.metrics))
         for file in result.files:
             logger.info("wrote %s", file)

@@ -18,6 +18,7 @@ from diffsda_jax.nets.unet import UNetDenoiser
 
 KINDS = ("video", "series")
 RECURRENCES = ("lstm", "reference")
+ACTIVATIONS = ("linear", "tanh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,9 @@ class ModelSpec:
       dynamic_dim: D.
       hidden_dim: width of the recurrence.
       recurrence: ``"lstm"`` (the paper's, causal) or ``"reference"`` (the released code's).
+      dynamic_activation: of the read-out of d: ``"linear"`` (paper and released code) or
+        ``"tanh"``, which bounds d so that noise added to it in training (``loss.dynamic_noise``)
+        limits what it can hold.
       channels: base width of the denoiser's U-Net, a multiple of 32 (video).
       encoder_channels: base width of the encoder's U-Net, a multiple of 32 (video).
       channel_mults: width of each level of both U-Nets as a multiple of the base (video).
@@ -50,6 +54,7 @@ class ModelSpec:
     dynamic_dim: int
     hidden_dim: int
     recurrence: str = "lstm"
+    dynamic_activation: str = "linear"
     channels: int = 64
     encoder_channels: int = 64
     channel_mults: tuple[int, ...] = (1, 2, 2, 2)
@@ -64,7 +69,8 @@ class ModelSpec:
 
     def __post_init__(self):
         """Checks values; raises ValueError naming the field, the value and what is allowed."""
-        for field, allowed in (("kind", KINDS), ("recurrence", RECURRENCES)):
+        choices = {"kind": KINDS, "recurrence": RECURRENCES, "dynamic_activation": ACTIVATIONS}
+        for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(
                     f"model.{field} is {getattr(self, field)!r}; allowed: "
@@ -151,7 +157,12 @@ class DiffSDAModel(nn.Module):
             front = StepMLPEncoder(spec.encoder_width, spec.dropout)
             self.denoiser = StepMLPDenoiser(spec.shape[0], spec.width, spec.dropout)
         self.encoder = Encoder(
-            front, spec.static_dim, spec.dynamic_dim, spec.hidden_dim, spec.recurrence
+            front,
+            spec.static_dim,
+            spec.dynamic_dim,
+            spec.hidden_dim,
+            spec.recurrence,
+            spec.dynamic_activation == "tanh",
         )
 
     def encode(

@@ -1,6 +1,7 @@
 """The semantic encoder: a front for every step, a recurrence, and two linear read-outs."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -50,6 +51,7 @@ class Encoder(nn.Module):
       dynamic_dim: D.
       hidden_dim: width of the recurrence.
       recurrence: ``"lstm"`` or ``"reference"``, see ``Recurrence``.
+      bounded_dynamic: d goes through tanh.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3.
@@ -60,6 +62,7 @@ class Encoder(nn.Module):
     dynamic_dim: int
     hidden_dim: int
     recurrence: str = "lstm"
+    bounded_dynamic: bool = False
 
     @nn.compact
     def __call__(
@@ -72,7 +75,8 @@ class Encoder(nn.Module):
         features = self.front(x, train)
         recurrence = Recurrence(self.hidden_dim, self.recurrence, name="recurrence")
         for_static, for_dynamic = recurrence(features, length)
+        dynamic = dense(self.dynamic_dim, "dynamic")(for_dynamic)
         return Factors(
             static=dense(self.static_dim, "static")(for_static),
-            dynamic=dense(self.dynamic_dim, "dynamic")(for_dynamic),
+            dynamic=jnp.tanh(dynamic) if self.bounded_dynamic else dynamic,
         )
