@@ -83,12 +83,12 @@ def main(argv: Sequence[str]) -> None:
 
             print(plan.make_plan(CONFIG.value))
             return
-        from diffsda_jax import experiment
+        from diffsda_jax import runs
 
         if MODE.value == "eval":
-            experiment.run_eval(CONFIG.value, WORKDIR.value)
+            runs.run_eval(CONFIG.value, WORKDIR.value)
             return
-        result = experiment.run_train(CONFIG.value, WORKDIR.value)
+        result = runs.run_train(CONFIG.value, WORKDIR.value)
         if result.interrupted:
             raise SystemExit(3)
     except (ValueError, OSError, ImportError, NonFiniteLossError) as error:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from diffsda_jax.diffusion import edm
 from diffsda_jax.factors import Factors
 from diffsda_jax.nets.encoder import Encoder, VideoFront
-from diffsda_jax.nets.layers import NUM_GROUPS, fold_sequence
+from diffsda_jax.nets.layers import WIDTH_MULTIPLE, fold_sequence
 from diffsda_jax.nets.step_mlp import StepMLPDenoiser, StepMLPEncoder
 from diffsda_jax.nets.unet import UNetDenoiser
 
@@ -35,8 +35,8 @@ class ModelSpec:
       dynamic_activation: of the read-out of d: ``"linear"`` (paper and released code) or
         ``"tanh"``, which bounds d so that noise added to it in training (``loss.dynamic_noise``)
         limits what it can hold.
-      channels: base width of the denoiser's U-Net, a multiple of 32 (video).
-      encoder_channels: base width of the encoder's U-Net, a multiple of 32 (video).
+      channels: base width of the denoiser's U-Net, a multiple of 8 (video).
+      encoder_channels: base width of the encoder's U-Net, a multiple of 8 (video).
       channel_mults: width of each level of both U-Nets as a multiple of the base (video).
       attention_levels: indices of the levels with attention (video).
       width: m of the denoiser's MLP, whose layers are 4 m wide (series).
@@ -99,10 +99,10 @@ class ModelSpec:
                 "fewer model.channel_mults."
             )
         for field in ("channels", "encoder_channels"):
-            if getattr(self, field) % NUM_GROUPS or getattr(self, field) < 1:
+            if getattr(self, field) % WIDTH_MULTIPLE or getattr(self, field) < 1:
                 raise ValueError(
                     f"model.{field} is {getattr(self, field)}; GroupNorm needs a multiple of "
-                    f"{NUM_GROUPS}."
+                    f"{WIDTH_MULTIPLE}."
                 )
         bad = [v for v in self.attention_levels if not 0 <= v < len(self.channel_mults)]
         if bad:

@@ -65,7 +65,7 @@ def test_bad_series_values_are_named(changes, match):
     ("changes", "match"),
     [
         ({"shape": (9, 8, 1)}, "cannot be halved"),
-        ({"channels": 48}, "model.channels is 48.*multiple of 32"),
+        ({"channels": 20}, "model.channels is 20.*multiple of 8"),
         ({"attention_levels": (2,)}, "names level 2.*0 to 1"),
         ({"shape": (8,)}, "must be \\(H, W, C\\)"),
     ],

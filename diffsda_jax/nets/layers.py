@@ -1,5 +1,6 @@
 """Layers shared by the U-Nets and the per-step MLPs. Channels last throughout."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -10,7 +11,8 @@ from jaxtyping import Float
 
 XAVIER = nn.initializers.xavier_uniform()
 NORM_EPSILON = 1e-5  # of every GroupNorm and LayerNorm
-NUM_GROUPS = 32
+MAX_GROUPS = 32
+WIDTH_MULTIPLE = 8  # that U-Net widths must be of, so that groups stay meaningful
 FOURIER_SCALE = 16.0
 
 
@@ -48,7 +50,7 @@ def conv(features: int, size: int, name: str, stride: int = 1, gain: float = 1.0
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation in 32 groups of neighbouring channels.
+    """Group normalisation in 32 groups of neighbouring channels, fewer where 32 does not divide.
 
     Sums run over pixels first and over the channels of a group afterwards, which XLA compiles on
     the CPU to about a third of the time of the usual reshape.
@@ -57,18 +59,17 @@ class GroupNorm(nn.Module):
       Wu and He: Group Normalization, ECCV 2018.
     """
 
-    num_groups: int = NUM_GROUPS
-
     @nn.compact
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        """Normalises every image on its own; C must be a multiple of the number of groups."""
+        """Normalises every image on its own."""
         channels = x.shape[-1]
+        num_groups = math.gcd(MAX_GROUPS, channels)
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
         def group_mean(values: Float[Array, "N C"]) -> Float[Array, "N C"]:
-            grouped = values.reshape(values.shape[0], self.num_groups, -1).mean(-1)
-            return jnp.repeat(grouped, channels // self.num_groups, axis=-1)
+            grouped = values.reshape(values.shape[0], num_groups, -1).mean(-1)
+            return jnp.repeat(grouped, channels // num_groups, axis=-1)
 
         mean = group_mean(x.mean((1, 2)))[:, None, None, :]
         centred = x - mean

@@ -222,7 +222,7 @@ def train(
         report()  # raises if this state must not be saved
         checkpointer.save(step, state, {**meta, DATA_STATE: position})
 
-    with Interrupt() as interrupt:
+    with Interrupt(before_exit=checkpointer.wait) as interrupt:
         try:
             while step < total_steps and not stop:
                 batch, position = next(batches)
@@ -238,7 +238,7 @@ def train(
                     report()
                 for every_steps, evaluate in evaluators:
                     if not stop and (last or step % every_steps == 0):
-                        with interrupt.droppable():
+                        with interrupt.droppable(saved):
                             evaluate(step, state)
                         stop = interrupt.signalled
             if stop and not saved:

@@ -1,0 +1,1 @@
+"""Evaluation on plain arrays and any model that encodes and samples."""

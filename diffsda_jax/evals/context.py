@@ -1,0 +1,128 @@
+"""What all parts of an evaluation share: the model, the data, the factors and the settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from diffsda_jax.evals.interface import Clips, Lengths, SequenceModel, valid_steps
+from diffsda_jax.evals.judges import Judge
+from diffsda_jax.evals.swap import STARTS, decode_factors, make_start
+from diffsda_jax.factors import Factors
+
+FORMS = ("corrected", "reference")
+_START_OF_FORM = {"corrected": "random", "reference": "target"}
+_ALL_PARTS = ("verification", "probes", "judge", "reconstruction", "swap", "one_factor")
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What the numbers of an evaluation depend on, besides the model and the data.
+
+    Attributes:
+      num_swaps: swaps, and at most as many clips to reconstruct.
+      num_steps: sampler steps; N steps cost 2N - 1 evaluations of the denoiser.
+      start: start noise of swaps: ``random``, ``target`` or ``donor``. None: that of the form.
+      seed: of pairs, start noise, the judge and the choice of pictures.
+      form: ``corrected`` (swaps start from random noise) or ``reference`` (from ``x_T`` of the
+        target, as the released code does for faces). Other metrics here are the same in both.
+      parts: which of the parts of an evaluation.
+      judge_steps: optimiser steps of the judge.
+      batch_size: clips encoded and sampled at once.
+    """
+
+    num_swaps: int = 256
+    num_steps: int = 32
+    start: str | None = None
+    seed: int = 0
+    form: str = "corrected"
+    parts: Sequence[str] = _ALL_PARTS
+    judge_steps: int = 600
+    batch_size: int = 64
+
+    def __post_init__(self):
+        """Check the choices and resolve the start noise; ValueError for an unknown one."""
+        check_choice("form", self.form, FORMS)
+        if self.start is None:
+            object.__setattr__(self, "start", _START_OF_FORM[self.form])
+        check_choice("start", self.start, STARTS)
+        for part in self.parts:
+            check_choice("parts", part, _ALL_PARTS)
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless a value is among the allowed ones."""
+    if value not in allowed:
+        raise ValueError(
+            f"{name}: unknown value {value!r}; allowed are {', '.join(allowed)}; choose one of "
+            f"these."
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """One evaluation.
+
+    Attributes:
+      model: what is evaluated.
+      kind: ``video`` or ``series``.
+      train: arrays of the training split: ``x`` and maybe ``mask``, ``length``, labels.
+      test: the same of the test split.
+      train_factors: factors of all training clips.
+      test_factors: factors of all test clips.
+      judge: trained judge, or None.
+      settings: of the evaluation.
+    """
+
+    model: SequenceModel
+    kind: str
+    train: dict[str, Any]
+    test: dict[str, Any]
+    train_factors: Factors
+    test_factors: Factors
+    judge: Judge | None
+    settings: EvalSettings
+
+    def test_clips(self, index: Integer[np.ndarray, " P"]) -> tuple[Clips, Factors, Lengths | None]:
+        """Some test clips, their factors and lengths."""
+        return self.test["x"][index], self.test_factors[index], self.pick("length", index)
+
+    def pick(self, name: str, index: Integer[np.ndarray, " P"]) -> Any:
+        """An array of the test split at some clips, or None where there is no such array."""
+        return self.test[name][index] if name in self.test else None
+
+    def observed(self, index: Integer[np.ndarray, " P"]) -> Bool[np.ndarray, "P V *maskdims"]:
+        """True where a value of a test clip was observed and is not padding."""
+        x, _, length = self.test_clips(index)
+        valid = valid_steps(*x.shape[:2], length)
+        mask = self.pick("mask", index)
+        return valid if mask is None else mask & valid.reshape(*valid.shape, *[1] * (mask.ndim - 2))
+
+    def some_clips(self) -> Integer[np.ndarray, " P"]:
+        """Test clips for reconstructions, at most ``num_swaps``, fixed by the seed."""
+        order = np.random.default_rng(self.settings.seed).permutation(len(self.test["x"]))
+        return order[: self.settings.num_swaps]
+
+    def decode(
+        self, factors: Factors, static_index: np.ndarray, dynamic_index: np.ndarray
+    ) -> Clips:
+        """Clips from mixed factors, from the start noise of the settings."""
+        noise = make_start(
+            self.model,
+            self.settings.start,
+            self.test["x"][dynamic_index].shape,
+            target=self.test_clips(static_index),
+            donor=self.test_clips(dynamic_index),
+            num_steps=self.settings.num_steps,
+            seed=self.settings.seed,
+            batch_size=self.settings.batch_size,
+        )
+        return decode_factors(
+            self.model,
+            factors,
+            noise,
+            num_steps=self.settings.num_steps,
+            batch_size=self.settings.batch_size,
+        )

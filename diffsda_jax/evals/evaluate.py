@@ -1,0 +1,145 @@
+"""One evaluation of a model on arrays: metrics, notes on what was skipped, and pictures."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffsda_jax.evals import gallery
+from diffsda_jax.evals.context import Context, EvalSettings, check_choice
+from diffsda_jax.evals.interface import SequenceModel, encode_clips
+from diffsda_jax.evals.judges import Judge, train_judge
+from diffsda_jax.evals.parts import PARTS
+from diffsda_jax.evals.pictures import Picture, write_gif
+from diffsda_jax.evals.report import write_pictures, write_results
+
+KINDS = ("video", "series")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class EvalResult:
+    """What an evaluation gives.
+
+    Attributes:
+      metrics: flat, hierarchical names such as ``verification/static_eer_percent``.
+      files: what was written, `metrics.json` first; empty without an output directory.
+      images: pictures by name, uint8 ``[height, width, 3]``.
+      notes: what was skipped and why.
+      judge: the judge that was used, to be given to the next evaluation; None without labels.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    images: dict[str, Picture] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    judge: Judge | None = None
+
+
+def evaluate(
+    model: SequenceModel,
+    train: dict[str, Any],
+    test: dict[str, Any],
+    *,
+    kind: str,
+    static_names: Sequence[str] | None = None,
+    dynamic_names: Sequence[str] | None = None,
+    feature_names: Sequence[str] | None = None,
+    denormalize: Callable[[np.ndarray], np.ndarray] | None = None,
+    pictures: bool = True,
+    judge: Judge | None = None,
+    output_dir: str | Path | None = None,
+    **settings: Any,
+) -> EvalResult:
+    """Evaluate a model; only what the labels allow is computed, the rest is named in the notes.
+
+    Args:
+      model: encodes, samples and inverts normalised clips.
+      train: arrays of the training split: ``x`` ``[N, V, ...]`` and maybe ``mask``, ``length``,
+        ``static_label``, ``dynamic_label``, ``position``. Probes and judges are fitted on it.
+      test: the same of the test split; everything is scored on it.
+      kind: ``video`` (frames in [-1, 1]) or ``series``.
+      static_names: names of the static classes.
+      dynamic_names: names of the dynamic classes.
+      feature_names: names of the features of a series.
+      denormalize: maps ``x`` of a series to natural units for the line plots.
+      pictures: whether to draw.
+      judge: one trained before on the same data; None trains one if a part needs it.
+      output_dir: where to write ``metrics.json`` and pictures; None writes nothing.
+      **settings: fields of `EvalSettings`, such as ``num_swaps`` or ``seed``.
+
+    Raises:
+      ValueError: unknown kind, part, start or form.
+    """
+    chosen = EvalSettings(**settings)
+    check_choice("kind", kind, KINDS)
+    if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
+        judge = _train_judge(train, chosen.judge_steps, chosen.seed)
+    train_factors, test_factors = (
+        encode_clips(model, data["x"], data.get("length"), batch_size=chosen.batch_size)
+        for data in (train, test)
+    )
+    context = Context(model, kind, train, test, train_factors, test_factors, judge, chosen)
+    result = EvalResult(judge=judge)
+    for part in chosen.parts:
+        _run_part(part, context, result)
+    frames: list[Picture] = []
+    if pictures:
+        names = (static_names, dynamic_names, feature_names)
+        result.images, frames = gallery.draw(context, *names, denormalize=denormalize)
+    if output_dir is not None:
+        _write(result, frames, Path(output_dir), context)
+    return result
+
+
+def _run_part(part: str, context: Context, result: EvalResult) -> None:
+    """Add one part to the result, and log its notes and time."""
+    began = time.perf_counter()
+    metrics, notes = PARTS[part](context)
+    result.metrics.update({f"{part}/{name}": value for name, value in metrics.items()})
+    for note in notes:
+        if note not in result.notes:
+            result.notes.append(note)
+            _LOG.warning("evaluation: %s", note)
+    _LOG.info("evaluation: %s took %.1f s", part, time.perf_counter() - began)
+
+
+def _train_judge(train: dict[str, Any], num_steps: int, seed: int) -> Judge | None:
+    """A judge for the labels that vary in the training split, or None."""
+    labels = {
+        name: train[name]
+        for name in ("static_label", "dynamic_label")
+        if name in train and len(np.unique(train[name])) > 1
+    }
+    if not labels:
+        return None
+    return train_judge(
+        train["x"],
+        **labels,
+        length=train.get("length"),
+        mask=train.get("mask"),
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
+def _write(result: EvalResult, frames: list[Picture], directory: Path, context: Context) -> None:
+    """Write the results and the pictures, and note the files in the result."""
+    settings = dataclasses.asdict(context.settings)
+    form = settings.pop("form")
+    settings |= {
+        "parts": list(context.settings.parts),
+        "num_train_clips": len(context.train["x"]),
+        "num_test_clips": len(context.test["x"]),
+    }
+    result.files.append(
+        write_results(result.metrics, directory, form=form, settings=settings, notes=result.notes)
+    )
+    result.files += write_pictures(result.images, directory)
+    if frames:
+        result.files.append(write_gif(frames, directory / "swap_grid.gif"))

@@ -1,0 +1,153 @@
+"""The pictures of an evaluation: swaps, reconstructions and factors of some test clips."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from diffsda_jax.evals.context import Context
+from diffsda_jax.evals.interface import Clips
+from diffsda_jax.evals.pictures import Picture, strips_image, swap_grid_animation, swap_grid_image
+from diffsda_jax.evals.plots import (
+    MAX_LINES,
+    dynamics_figure,
+    static_scatter_figure,
+    swap_series_figure,
+)
+from diffsda_jax.evals.report import captions_for, choose_donors
+from diffsda_jax.evals.swap import make_pairs, reconstruct
+from diffsda_jax.factors import mix
+
+_GRID_ROWS = 4
+_GRID_COLUMNS = 5
+_SERIES_ROWS = 4
+_CLIPS = 5
+
+Names = Sequence[str] | None
+
+
+def draw(
+    context: Context,
+    static_names: Names,
+    dynamic_names: Names,
+    feature_names: Names,
+    *,
+    denormalize: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[dict[str, Picture], list[Picture]]:
+    """All pictures by name, and the frames of the animated swap grid (video only)."""
+    pictures = {"factors/static": _static_picture(context, static_names)}
+    names = (static_names, dynamic_names)
+    pictures["factors/dynamic"] = _dynamic_picture(context, *names)
+    if context.kind == "video":
+        pictures["swap/grid"], frames = _swap_grid(context)
+        pictures["reconstruction/strips"] = _reconstruction_strips(context)
+        return pictures, frames
+    pictures["swap/series"] = _swap_series(context, *names, feature_names, denormalize)
+    return pictures, []
+
+
+def _swap_grid(context: Context) -> tuple[Picture, list[Picture]]:
+    """Every combination of a few donors, as a still picture and as an animation."""
+    rng = np.random.default_rng(context.settings.seed)
+    count = len(context.test["x"])
+    columns = choose_donors(count, _GRID_COLUMNS, context.test.get("static_label"), rng)
+    rows = choose_donors(count, _GRID_ROWS, context.test.get("dynamic_label"), rng)
+    static_index = np.tile(columns, len(rows))
+    dynamic_index = np.repeat(rows, len(columns))
+    x_swap = _mixed(context, static_index, dynamic_index)
+    x_swap = x_swap.reshape(len(rows), len(columns), *x_swap.shape[1:])
+    originals = context.test["x"][columns], context.test["x"][rows]
+    return swap_grid_image(*originals, x_swap), swap_grid_animation(*originals, x_swap)
+
+
+def _reconstruction_strips(context: Context) -> Picture:
+    """Originals above what their factors give from random noise and from their x_T."""
+    index = context.some_clips()[:_CLIPS]
+    return strips_image(
+        [
+            ("original", context.test["x"][index]),
+            ("from the codes", _reconstructed(context, index, "random")),
+            ("from x_T", _reconstructed(context, index, "inverted")),
+        ]
+    )
+
+
+def _swap_series(
+    context: Context,
+    static_names: Names,
+    dynamic_names: Names,
+    feature_names: Names,
+    denormalize: Callable[[np.ndarray], np.ndarray] | None,
+) -> Picture:
+    """A few swaps beside their donors."""
+    count = len(context.test["x"])
+    labels = [context.test["static_label"]] if "static_label" in context.test else []
+    static_index, dynamic_index = make_pairs(
+        count, min(_SERIES_ROWS, count), seed=context.settings.seed, labels=labels
+    )
+    # A heat map shows normalised values: there the features have one scale.
+    as_lines = context.test["x"].shape[2] <= MAX_LINES
+    natural = denormalize if denormalize and as_lines else (lambda x: x)
+    given = _captions(context, static_names, dynamic_names, static_index)
+    moved = _captions(context, static_names, dynamic_names, dynamic_index)
+    captions = None
+    if given is not None:
+        captions = [f"{left}\nmoves like {right}" for left, right in zip(given, moved, strict=True)]
+    return swap_series_figure(
+        natural(context.test["x"][static_index]),
+        natural(context.test["x"][dynamic_index]),
+        natural(_mixed(context, static_index, dynamic_index)),
+        length_static=context.pick("length", static_index),
+        length_dynamic=context.pick("length", dynamic_index),
+        x_reconstructed=natural(_reconstructed(context, dynamic_index, "random")),
+        captions=captions,
+        feature_names=feature_names,
+    )
+
+
+def _static_picture(context: Context, static_names: Names) -> Picture:
+    return static_scatter_figure(
+        np.asarray(context.test_factors.static), context.test.get("static_label"), static_names
+    )
+
+
+def _dynamic_picture(context: Context, static_names: Names, dynamic_names: Names) -> Picture:
+    index = context.some_clips()[:_CLIPS]
+    return dynamics_figure(
+        np.asarray(context.test_factors.dynamic)[index],
+        context.pick("length", index),
+        _captions(context, static_names, dynamic_names, index),
+    )
+
+
+def _captions(
+    context: Context, static_names: Names, dynamic_names: Names, index: np.ndarray
+) -> list[str] | None:
+    """Names of the labels of some clips, or None where the data have none."""
+    known = {
+        name: (context.test[f"{name}_label"], names)
+        for name, names in (("static", static_names), ("dynamic", dynamic_names))
+        if f"{name}_label" in context.test
+    }
+    return captions_for(known, index) if known else None
+
+
+def _mixed(context: Context, static_index: np.ndarray, dynamic_index: np.ndarray) -> Clips:
+    factors = mix(
+        static_from=context.test_factors[static_index],
+        dynamic_from=context.test_factors[dynamic_index],
+    )
+    return context.decode(factors, static_index, dynamic_index)
+
+
+def _reconstructed(context: Context, index: np.ndarray, start: str) -> Clips:
+    x, factors, length = context.test_clips(index)
+    return reconstruct(
+        context.model,
+        x,
+        factors,
+        start=start,
+        num_steps=context.settings.num_steps,
+        seed=context.settings.seed,
+        length=length,
+        batch_size=context.settings.batch_size,
+    )

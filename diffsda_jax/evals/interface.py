@@ -1,0 +1,96 @@
+"""What the metrics need of a model, and how they call it: in batches of one fixed size."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from diffsda_jax.factors import Factors
+
+Clips = Float[np.ndarray, "B V *element"]
+Lengths = Integer[np.ndarray, "B"]
+Labels = Integer[np.ndarray, "B"]
+
+
+@runtime_checkable
+class SequenceModel(Protocol):
+    """Any object that encodes clips to factors and samples clips from factors."""
+
+    def encode(self, x: Any, length: Any = None) -> Factors:
+        """Factors of clips ``[B, V, ...]``; ``length`` is int32 ``[B]``."""
+
+    def sample(
+        self, factors: Factors, start: Any = None, num_steps: int = 32, seed: int = 0
+    ) -> Any:
+        """Clips from factors; ``start`` is unit-variance noise shaped like the clips."""
+
+    def invert(self, x: Any, factors: Factors, num_steps: int = 32) -> Any:
+        """Unit-variance ``x_T`` from which ``sample`` gives ``x`` back."""
+
+
+def padded_batches(num_items: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Index blocks of one fixed size; the last one repeats its last item as padding.
+
+    One size means one compiled program, whatever the number of items.
+
+    Args:
+      num_items: number of items N.
+      batch_size: size of every block; N when N is smaller.
+
+    Yields:
+      ``(index, count)``: int64 ``[batch_size]`` and how many of its leading entries are real.
+    """
+    batch_size = min(batch_size, num_items)
+    for first in range(0, num_items, batch_size):
+        index = np.arange(first, first + batch_size)
+        yield np.minimum(index, num_items - 1), min(batch_size, num_items - first)
+
+
+def map_batches(
+    function: Callable[[np.ndarray], Any], num_items: int, batch_size: int
+) -> np.ndarray:
+    """Call ``function(index)`` block by block and join the real rows of its answers.
+
+    Args:
+      function: takes an index block and returns an array with that leading size.
+      num_items: number of items N, at least 1.
+      batch_size: size of every block.
+
+    Returns:
+      Array ``[N, ...]``.
+    """
+    parts = [
+        np.asarray(function(index))[:count]
+        for index, count in padded_batches(num_items, batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def encode_clips(
+    model: SequenceModel, x: Clips, length: Lengths | None = None, *, batch_size: int = 64
+) -> Factors:
+    """Factors of any number of clips, as numpy arrays ``static [N, S]``, ``dynamic [N, V, D]``."""
+    static, dynamic = [], []
+    for index, count in padded_batches(len(x), batch_size):
+        factors = model.encode(x[index], length=None if length is None else length[index])
+        static.append(np.asarray(factors.static)[:count])
+        dynamic.append(np.asarray(factors.dynamic)[:count])
+    return Factors(static=np.concatenate(static), dynamic=np.concatenate(dynamic))
+
+
+def valid_steps(
+    num_clips: int, num_steps: int, length: Lengths | None = None
+) -> Bool[np.ndarray, "B V"]:
+    """True where a step is real, False where it is padding after the end."""
+    if length is None:
+        return np.ones((num_clips, num_steps), bool)
+    return np.arange(num_steps)[None, :] < np.asarray(length)[:, None]
+
+
+def mean_over_steps(
+    values: Float[np.ndarray, "B V D"], length: Lengths | None = None
+) -> Float[np.ndarray, "B D"]:
+    """Mean over the real steps of each sequence."""
+    valid = valid_steps(*values.shape[:2], length)[..., None]
+    return np.where(valid, values, 0).sum(1) / np.maximum(valid.sum(1), 1)

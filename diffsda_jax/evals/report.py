@@ -1,0 +1,156 @@
+"""Results for people and programs: the printed table, ``metrics.json`` and the pictures."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffsda_jax.evals.interface import Labels
+from diffsda_jax.evals.pictures import Picture, write_png
+
+UNITS = {"percent": "%", "points": "points", "pixels": "px", "db": "dB"}
+_CHANCE = "_chance"
+_OVER_CHANCE = "_over_chance_points"
+
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """Metrics as an aligned table, grouped by the part of the name before the first slash.
+
+    A metric ``group/name_unit`` stands in one line with its chance level
+    ``group/name_chance_unit``, where there is one, and the difference of both.
+
+    Args:
+      metrics: flat, such as ``{"probes/s_to_static_percent": 97.8}``.
+
+    Returns:
+      Text of several lines without a newline at the end.
+    """
+    header = ("metric", "value", "unit", "chance", "vs chance")
+    rows: list[tuple[str, ...]] = []
+    groups: dict[str, list[str]] = {}
+    for name in metrics:
+        if not _is_chance(name) and not name.endswith(_OVER_CHANCE):
+            groups.setdefault(name.split("/")[0], []).append(name)
+    for group, names in groups.items():
+        rows.append((group,))
+        for name in names:
+            base, unit = _split_unit(name)
+            chance = metrics.get(f"{base}{_CHANCE}{'_' + unit if unit else ''}")
+            rows.append(
+                (
+                    "  " + base.split("/", 1)[-1].replace("_", " ").replace("/", " "),
+                    _number(metrics[name]),
+                    UNITS.get(unit, ""),
+                    "" if chance is None else _number(chance),
+                    "" if chance is None else f"{metrics[name] - chance:+.2f}",
+                )
+            )
+    widths = [max(len(row[i]) for row in [header, *rows] if len(row) > i) for i in range(5)]
+    lines = [_line(header, widths), "-" * (sum(widths) + 2 * 4)]
+    lines += [_line(row, widths) for row in rows]
+    return "\n".join(lines)
+
+
+def write_results(
+    metrics: Mapping[str, Any],
+    directory: str | Path,
+    *,
+    form: str = "corrected",
+    settings: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write ``metrics.json`` into a directory, which is made if needed, and return its path.
+
+    Args:
+      metrics: flat metrics; those that are not finite are written as null.
+      directory: where to write.
+      form: ``corrected`` or ``reference``.
+      settings: seeds, numbers of clips, sampler steps and what else the numbers depend on.
+      notes: what was skipped and why.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    content = {
+        "form": form,
+        "settings": settings or {},
+        "metrics": {
+            name: float(value) if np.isfinite(value) else None for name, value in metrics.items()
+        },
+        "notes": list(notes),
+    }
+    path = directory / "metrics.json"
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def write_pictures(pictures: dict[str, Picture], directory: str | Path) -> list[Path]:
+    """Write pictures as ``<name>.png`` (slashes become underscores) and return the paths."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    return [
+        write_png(picture, directory / f"{name.replace('/', '_')}.png")
+        for name, picture in pictures.items()
+    ]
+
+
+def choose_donors(
+    num_clips: int, count: int, label: Labels | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Clips for a picture, with different labels as far as there are enough, int64 ``[count]``."""
+    order = rng.permutation(num_clips)
+    if label is not None:
+        _, first = np.unique(label[order], return_index=True)
+        other = np.setdiff1d(np.arange(num_clips), first)
+        order = order[np.concatenate([rng.permutation(first), other])]
+    return order[: min(count, num_clips)]
+
+
+def captions_for(
+    describe: dict[str, tuple[Labels, Sequence[str] | None]], index: np.ndarray
+) -> list[str]:
+    """A short caption such as ``3, clockwise`` for each chosen clip.
+
+    Args:
+      describe: labels and their names by kind of label.
+      index: chosen clips.
+    """
+    texts = []
+    for clip in index:
+        parts = []
+        for labels, names in describe.values():
+            value = int(labels[clip])
+            parts.append(names[value] if names and value < len(names) else str(value))
+        texts.append(", ".join(parts))
+    return texts
+
+
+def _is_chance(name: str) -> bool:
+    base, _ = _split_unit(name)
+    return base.endswith(_CHANCE)
+
+
+def _split_unit(name: str) -> tuple[str, str]:
+    """``(name without its unit, unit or "")``."""
+    base, _, unit = name.rpartition("_")
+    return (base, unit) if unit in UNITS else (name, "")
+
+
+def _number(value: float) -> str:
+    """Percentages and the like with one or two decimals, small numbers with four."""
+    if not np.isfinite(value):
+        return "none"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    justify: list[Callable[[str, int], str]] = [
+        str.ljust,
+        str.rjust,
+        str.ljust,
+        str.rjust,
+        str.rjust,
+    ]
+    cells = [justify[i](cell, widths[i]) for i, cell in enumerate(row)]
+    return "  ".join(cells).rstrip()

@@ -1,0 +1,165 @@
+import json
+
+import numpy as np
+import pytest
+from oracles import Clueless, DigitOracle, digit_arrays
+
+from diffsda_jax.data.sources.digits import MOTIONS
+from diffsda_jax.evals.evaluate import evaluate
+from diffsda_jax.factors import Factors
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return digit_arrays("train", 800), digit_arrays("test", 150)
+
+
+@pytest.fixture(scope="module")
+def oracle_result(digits, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("oracle")
+    result = evaluate(
+        DigitOracle(*digits),
+        *digits,
+        kind="video",
+        num_swaps=100,
+        judge_steps=100,
+        dynamic_names=MOTIONS,
+        output_dir=directory,
+    )
+    return result, directory
+
+
+def test_oracle_factors_score_perfectly(oracle_result):
+    metrics = oracle_result[0].metrics
+    assert metrics["reconstruction/random_mse"] < 1e-6
+    assert metrics["reconstruction/inverted_ssim"] == pytest.approx(1.0)
+    assert metrics["swap/trajectory_error_pixels"] < 0.3
+    # The ideal swap is kept as well as the judge reads real clips.
+    for name, slack in (("static", 12.0), ("dynamic", 5.0)):
+        kept = metrics[f"swap/{name}_kept_percent"]
+        assert kept > metrics[f"judge/{name}_accuracy_percent"] - slack
+    assert metrics["probes/s_to_static_over_chance_points"] > 60.0
+    assert metrics["probes/d_flat_to_dynamic_over_chance_points"] > 50.0
+    assert metrics["probes/d_mean_to_static_over_chance_points"] < 12.0
+    assert metrics["probes/s_to_dynamic_over_chance_points"] < 12.0
+    assert metrics["verification/static_eer_percent"] < 30.0
+    assert metrics["verification/dynamic_eer_percent"] == pytest.approx(50.0, abs=3.0)
+    assert metrics["one_factor/static_only_dynamic_kept_percent"] < 35.0
+    assert metrics["one_factor/dynamic_only_static_kept_percent"] < 35.0
+    assert metrics["one_factor/dynamic_only_dynamic_kept_percent"] > 80.0
+    assert oracle_result[0].notes == []
+
+
+def test_clueless_model_is_at_chance(digits, oracle_result):
+    metrics = evaluate(
+        Clueless(*digits),
+        *digits,
+        kind="video",
+        num_swaps=140,
+        judge=oracle_result[0].judge,
+        pictures=False,
+    ).metrics
+    assert metrics["swap/static_kept_percent"] < 25.0
+    assert metrics["swap/dynamic_kept_percent"] < 27.0
+    error, chance = (
+        metrics[f"swap/trajectory_{name}_pixels"] for name in ("error", "error_chance")
+    )
+    assert error == pytest.approx(chance, rel=0.2)
+    assert error > 2.0
+    assert metrics["reconstruction/random_nmse"] > 1.0
+    for name in ("s_to_static", "d_flat_to_static", "s_to_dynamic", "d_flat_to_dynamic"):
+        assert abs(metrics[f"probes/{name}_over_chance_points"]) < 13.0, name
+    assert metrics["verification/static_eer_percent"] == pytest.approx(50.0, abs=3.0)
+
+
+def test_files_hold_what_the_result_says(oracle_result):
+    result, directory = oracle_result
+    assert {path.name for path in result.files} == {
+        "metrics.json",
+        "factors_static.png",
+        "factors_dynamic.png",
+        "swap_grid.png",
+        "swap_grid.gif",
+        "reconstruction_strips.png",
+    }
+    content = json.loads((directory / "metrics.json").read_text())
+    assert content["form"] == "corrected"
+    assert content["settings"]["start"] == "random"
+    assert content["metrics"] == pytest.approx(result.metrics)
+    for image in result.images.values():
+        assert image.dtype == np.uint8 and image.ndim == 3
+
+
+class Echo:
+    """Series model whose factors are the mean and the deviations."""
+
+    def encode(self, x, length=None):
+        mean = np.stack([clip[:steps].mean(0) for clip, steps in zip(x, length, strict=True)])
+        return Factors(static=mean, dynamic=x - mean[:, None])
+
+    def sample(self, factors, start=None, num_steps=32, seed=0):
+        return factors.static[:, None] + factors.dynamic
+
+    def invert(self, x, factors, num_steps=32):
+        return x
+
+
+def series(num_clips, seed):
+    rng = np.random.default_rng(seed)
+    length = rng.integers(5, 11, num_clips).astype(np.int32)
+    x = rng.standard_normal((num_clips, 10, 3), np.float32)
+    x[np.arange(10)[None] >= length[:, None]] = 0.0
+    mask = np.repeat((np.arange(10)[None] < length[:, None])[..., None], 3, axis=-1)
+    return {"x": x, "length": length, "mask": mask}
+
+
+def test_series_without_labels_says_what_is_skipped(tmp_path):
+    train, test = series(20, 0), series(12, 1)
+    result = evaluate(
+        Echo(),
+        train,
+        test,
+        kind="series",
+        num_swaps=8,
+        denormalize=lambda x: 10 * x,
+        output_dir=tmp_path,
+    )
+    assert result.judge is None
+    assert {name.split("/")[0] for name in result.metrics} == {"reconstruction", "one_factor"}
+    assert result.metrics["reconstruction/random_nmse"] == pytest.approx(0.0, abs=1e-9)
+    text = " ".join(result.notes)
+    for part in ("verification skipped", "probes to static_label", "judge skipped", "swap metrics"):
+        assert part in text
+    assert json.loads((tmp_path / "metrics.json").read_text())["notes"] == result.notes
+    assert "swap/series" in result.images
+
+
+def test_padding_changes_no_metric():
+    train, test = series(20, 0), series(12, 1)
+    rng = np.random.default_rng(0)
+    for data, count in ((train, 20), (test, 12)):
+        data["static_label"] = np.arange(count) % 3
+        data["dynamic_label"] = rng.permutation(np.arange(count) % 2)
+    settings = {"kind": "series", "num_swaps": 8, "judge_steps": 5, "pictures": False}
+    clean = evaluate(Echo(), train, test, **settings).metrics
+    for data in (train, test):
+        data["x"] = np.where(data["mask"], data["x"], 50.0).astype(np.float32)
+    assert evaluate(Echo(), train, test, **settings).metrics == pytest.approx(clean)
+
+
+def test_reference_form_starts_from_the_target(tmp_path):
+    train, test = series(8, 0), series(8, 1)
+    evaluate(Echo(), train, test, kind="series", form="reference", parts=(), output_dir=tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert (content["form"], content["settings"]["start"]) == ("reference", "target")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "sound"}, {"start": "noise"}, {"parts": ("probe",)}, {"form": "best"}]
+)
+def test_unknown_choices_are_named(wrong):
+    data = series(4, 0)
+    name, value = next(iter(wrong.items()))
+    value = value[0] if name == "parts" else value
+    with pytest.raises(ValueError, match=f"{name}: unknown value '{value}'; allowed are"):
+        evaluate(Echo(), data, data, **{"kind": "series", **wrong})

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+CACHE = ".cache/import-linter"
+
+
+def run(code):
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout, time.perf_counter() - began
+
+
+def test_imports_keep_to_the_floors():
+    assert lint_imports("setup.cfg", cache_dir=CACHE) == EXIT_STATUS_SUCCESS
+
+
+def test_import_is_light():
+    loaded, seconds = run(
+        "import sys, diffsda_jax; print([m for m in ('jax', 'grain', 'numpy') if m in sys.modules])"
+    )
+    assert loaded.strip() == "[]" and seconds < 1.5
+
+
+def test_public_names_load_on_use():
+    assert run("import diffsda_jax; print(diffsda_jax.Factors.__name__)")[0].strip() == "Factors"
+
+
+def test_help_loads_no_jax():
+    code = (
+        "import sys, contextlib, runpy\n"
+        "sys.argv = ['main', '--help']\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    runpy.run_module('diffsda_jax.main', run_name='__main__')\n"
+        "print([m for m in ('jax', 'grain', 'tensorflow', 'sklearn') if m in sys.modules])"
+    )
+    printed, seconds = run(code)
+    assert printed.strip().endswith("[]") and "--workdir" in printed and seconds < 3
+
+
+def test_no_file_speaks_of_this_machine():
+    for file in Path("diffsda_jax").rglob("*.py"):
+        assert "/work/" not in file.read_text() and "/tmp/" not in file.read_text(), file

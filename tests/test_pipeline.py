@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffsda_jax import DiffSDA, Factors
+from diffsda_jax.data.transforms import Normalizer
+from diffsda_jax.model import ModelSpec, init_variables, make_model
+from diffsda_jax.train import checkpoint
+
+SPEC = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    variables = jax.jit(lambda key: init_variables(make_model(SPEC), key))(jax.random.key(0))
+    return DiffSDA(SPEC, variables)
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(1), (2, 5, 3)) * 0.5
+
+
+def test_encode_takes_numpy_and_lengths(model, x):
+    factors = model.encode(np.asarray(x))
+    assert factors.static.shape == (2, 4) and factors.dynamic.shape == (2, 5, 2)
+    padded = np.concatenate([np.asarray(x), np.ones((2, 2, 3), np.float32)], axis=1)
+    same = model.encode(padded, length=np.array([5, 5], np.int32))
+    np.testing.assert_allclose(same.static, factors.static, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [1.5, [1.5, 1.5], [[1.5] * 5] * 2])
+def test_denoise_takes_sigma_of_every_shape(model, x, sigma):
+    factors = model.encode(x)
+    expected = model.denoise(x, np.full((2, 5), 1.5, np.float32), factors)
+    np.testing.assert_array_equal(model.denoise(x, jnp.asarray(sigma), factors), expected)
+
+
+def test_samples_depend_on_the_seed_only(model, x):
+    factors = model.encode(x)
+    first, again = model.sample(factors, num_steps=3), model.sample(factors, num_steps=3, seed=0)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, model.sample(factors, num_steps=3, seed=1))
+
+
+def test_inversion_and_sampling_undo_each_other(model, x):
+    factors = model.encode(x)
+    noise = model.invert(x, factors, num_steps=100)
+    back = model.sample(factors, start=noise, num_steps=100)
+    np.testing.assert_allclose(back, x, atol=0.02)
+
+
+def test_a_checkpoint_restores_the_model(model, x, tmp_path):
+    normalizer = Normalizer(np.ones(3, np.float32), np.full(3, 2.0, np.float32))
+    meta = {"model": SPEC.to_dict(), "normalizer": normalizer.to_dict()}
+    checkpoint.save_converted(tmp_path, model.variables, meta)
+    restored = DiffSDA.from_checkpoint(tmp_path)
+    np.testing.assert_array_equal(restored.encode(x).static, model.encode(x).static)
+    np.testing.assert_array_equal(restored.normalizer.mean, normalizer.mean)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path):
+    meta = {"model": {**SPEC.to_dict(), "hidden_dim": 9}}
+    checkpoint.save_converted(tmp_path, model.variables, meta)
+    with pytest.raises(ValueError, match="another architecture.*encoder/"):
+        DiffSDA.from_checkpoint(tmp_path)
+
+
+def test_wrong_directories_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
+        DiffSDA.from_checkpoint(tmp_path / "nothing")
+    (tmp_path / "file.txt").write_text("x")
+    with pytest.raises(ValueError, match="not a checkpoint.*file.txt"):
+        DiffSDA.from_checkpoint(tmp_path)
+
+
+def test_wrong_shapes_are_named(model, x):
+    factors = model.encode(x)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 5, 4\).*\[B, V, 3\]"):
+        model.encode(np.zeros((2, 5, 4), np.float32))
+    with pytest.raises(ValueError, match=r"sigma has shape \(3,\)"):
+        model.denoise(x, jnp.ones(3), factors)
+    with pytest.raises(ValueError, match=r"start has shape \(2, 4, 3\)"):
+        model.sample(factors, start=jnp.zeros((2, 4, 3)))
+    with pytest.raises(ValueError, match="factors have shapes"):
+        model.sample(Factors(static=factors.static[:, :1], dynamic=factors.dynamic))
+    with pytest.raises(ValueError, match="num_steps is 1"):
+        model.sample(factors, num_steps=1)
