@@ -2,25 +2,38 @@
 
 Source: UCI Japanese Vowels (ships with the package), 270 training and 370 test utterances of 12
 LPC cepstra a frame, resampled to 20 frames and scaled to a standard deviation of 0.5.
+Variants, after a colon: `original` is the protocol that the PyTorch original was measured with (its
+recurrence, no bottleneck on d, raw weights), `original_lstm` the same with the paper's causal
+recurrence, `lstm` this file's settings with the causal recurrence.
 Command: python -m diffsda_jax.main --config=configs/japanese_vowels.py --workdir=runs/vowels
 """
 
 from diffsda_jax.config import default_config, source_config
 
+VARIANTS = ("default", "lstm", "original", "original_lstm")
 
-def get_config():
+
+def get_config(variant="default"):
     """Sizes of the comparison with the PyTorch original, for a CPU."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r}: use one of {', '.join(VARIANTS)}")
     config = default_config()
     config.source = source_config("japanese_vowels")
     config.data.length = 20
     config.data.length_mode = "resample"
-    config.model.recurrence = "reference"
+    config.model.recurrence = "lstm" if variant.endswith("lstm") else "reference"
     config.model.static_dim = 16
     config.model.dynamic_dim = 2
     config.model.hidden_dim = 64
     config.model.width = 32
     config.model.encoder_width = 32
     config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 0
+    config.optimizer.ema_half_life_examples = 0.0
     config.train.batch_size = 64
     config.train.num_steps = 1_000
+    if not variant.startswith("original"):
+        config.model.dynamic_activation = "tanh"
+        config.loss.dynamic_noise = 0.5
+        config.optimizer.ema_half_life_examples = 4_400.0  # a decay of 0.99 a step
     return config

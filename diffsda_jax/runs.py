@@ -157,7 +157,7 @@ class EvalRunner:
         self._data: dict[str, dict] = {}
         self._judge: evaluation.Judge | None = None
 
-    def _load(self, split: str, limit: int) -> dict:
+    def load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""
         if split not in self._data:
             config = self._experiment.config
@@ -183,8 +183,8 @@ class EvalRunner:
         """
         options = self._experiment.config.eval
         element = self._experiment.sources["train"].spec
-        train = self._load("train", options.num_train_clips)
-        test = self._load(options.split, options.num_clips)
+        train = self.load("train", options.num_train_clips)
+        test = self.load(options.split, options.num_clips)
         result = evaluation.evaluate(
             model,
             train,
