@@ -22,6 +22,7 @@ def get_config(canvas="16"):
     config.loss.dynamic_noise = 0.2
     config.model.channels = 16
     config.model.encoder_channels = 16
+    config.model.encoder_pooling = True
     config.model.channel_mults = (1, 2, 2)
     config.model.attention_levels = (2,)
     config.noise.p_mean = -0.4
@@ -29,4 +30,6 @@ def get_config(canvas="16"):
     config.optimizer.learning_rate = 1e-3
     config.train.batch_size = 16
     config.train.num_steps = 4_000
+    config.eval.num_steps = 12
+    config.eval.num_swaps = 100
     return config

@@ -41,6 +41,7 @@ def default_config() -> ConfigDict:
                 "dynamic_activation": "linear",  # linear | tanh (bounded, for loss.dynamic_noise)
                 "channels": 64,  # video: base width of the denoiser's U-Net
                 "encoder_channels": 64,  # video: base width of the encoder's U-Net
+                "encoder_pooling": False,  # video: adds features that do not depend on place
                 "channel_mults": (1, 2, 2, 2),  # video: width of each level
                 "attention_levels": (2,),  # video: levels with attention
                 "width": 256,  # series: m of the denoiser's MLP

@@ -37,6 +37,8 @@ class ModelSpec:
         limits what it can hold.
       channels: base width of the denoiser's U-Net, a multiple of 8 (video).
       encoder_channels: base width of the encoder's U-Net, a multiple of 8 (video).
+      encoder_pooling: the encoder's U-Net also gives features that do not depend on where in the
+        frame something is, beside its map (video). Off in the paper and the released code.
       channel_mults: width of each level of both U-Nets as a multiple of the base (video).
       attention_levels: indices of the levels with attention (video).
       width: m of the denoiser's MLP, whose layers are 4 m wide (series).
@@ -57,6 +59,7 @@ class ModelSpec:
     dynamic_activation: str = "linear"
     channels: int = 64
     encoder_channels: int = 64
+    encoder_pooling: bool = False
     channel_mults: tuple[int, ...] = (1, 2, 2, 2)
     attention_levels: tuple[int, ...] = (2,)
     width: int = 256
@@ -151,7 +154,7 @@ class DiffSDAModel(nn.Module):
         spec = self.spec
         if spec.kind == "video":
             shared = (spec.channel_mults, spec.attention_levels, spec.dropout)
-            front = VideoFront(spec.encoder_channels, *shared)
+            front = VideoFront(spec.encoder_channels, *shared, spec.encoder_pooling)
             self.denoiser = UNetDenoiser(spec.shape[-1], spec.channels, *shared)
         else:
             front = StepMLPEncoder(spec.encoder_width, spec.dropout)

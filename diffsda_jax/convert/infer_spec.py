@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffsda_jax.model import ModelSpec
-from diffsda_jax.nets.layers import NUM_GROUPS
+from diffsda_jax.nets.layers import MAX_GROUPS
 from diffsda_jax.nets.step_mlp import NUM_LAYERS, WIDTH_FACTOR
 from diffsda_jax.nets.unet import BLOCKS_DOWN
 
@@ -139,10 +139,10 @@ def _video_fields(reader: _Reader) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for network, field in (("backbone", "channels"), ("encoder", "encoder_channels")):
         channels = reader.size(f"{network}.head.weight", 0, 4, field)
-        if channels < 1 or channels % NUM_GROUPS:
+        if channels < 1 or channels % MAX_GROUPS:
             raise ValueError(
                 f"'{network}.head.weight' gives {channels} channels; GroupNorm needs a multiple of "
-                f"{NUM_GROUPS}."
+                f"{MAX_GROUPS}."
             )
         fields[field] = channels
         mults = _channel_mults(reader, network, channels)

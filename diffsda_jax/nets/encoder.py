@@ -15,7 +15,13 @@ from diffsda_jax.nets.unet import UNet
 class VideoFront(nn.Module):
     """A whole U-Net on every frame that emits a one-channel map, flattened to H W features.
 
-    Attributes: as ``UNet``.
+    Attributes:
+      channels: as ``UNet``, as the three below.
+      channel_mults: see there.
+      attention_levels: see there.
+      dropout: see there.
+      pooled: adds the U-Net's middle features averaged over pixels, which do not depend on where in
+        the frame something is. Off in the paper.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3 and its released code.
@@ -25,10 +31,11 @@ class VideoFront(nn.Module):
     channel_mults: tuple[int, ...]
     attention_levels: tuple[int, ...]
     dropout: float = 0.1
+    pooled: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B V H W C"], train: bool = False) -> Float[Array, "B V P"]:
-        """Features of every frame, ``P = H W``, row by row."""
+        """Features of every frame: ``H W``, row by row, and the pooled ones if asked for."""
         unet = UNet(
             1,
             self.channels,
@@ -38,8 +45,11 @@ class VideoFront(nn.Module):
             tail_gain=1.0,
             name="unet",
         )
-        maps = unet(fold_sequence(x), train=train)
-        return unfold_sequence(maps.reshape(maps.shape[0], -1), x.shape[0])
+        maps, pooled = unet(fold_sequence(x), train=train)
+        features = maps.reshape(maps.shape[0], -1)
+        if self.pooled:
+            features = jnp.concatenate([features, pooled], axis=-1)
+        return unfold_sequence(features, x.shape[0])
 
 
 class Encoder(nn.Module):

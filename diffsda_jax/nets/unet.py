@@ -100,8 +100,11 @@ class UNet(nn.Module):
         noise: Float[Array, "N E"] | None = None,
         factors: Float[Array, "N E"] | None = None,
         train: bool = False,
-    ) -> Float[Array, "N H W O"]:
-        """Height and width must be divisible by two for each level but the last."""
+    ) -> tuple[Float[Array, "N H W O"], Float[Array, "N P"]]:
+        """Returns the output and the middle features averaged over pixels.
+
+        Height and width must be divisible by two for each level but the last.
+        """
 
         def block(h, level, name, attention):
             width = self.channels * self.channel_mults[level]
@@ -118,6 +121,7 @@ class UNet(nn.Module):
                 skips.append(h)
         h = block(h, last, "middle_0", True)
         h = block(h, last, "middle_1", False)
+        pooled = h.mean((1, 2))
         for level in range(last, -1, -1):
             for i in range(BLOCKS_UP):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
@@ -125,7 +129,7 @@ class UNet(nn.Module):
             if level > 0:
                 h = conv(h.shape[-1], 3, f"up_{level}_conv")(upsample_nearest(h))
         h = nn.silu(GroupNorm(name="norm_out")(h))
-        return conv(self.out_channels, 3, "conv_out", gain=self.tail_gain)(h)
+        return conv(self.out_channels, 3, "conv_out", gain=self.tail_gain)(h), pooled
 
 
 class UNetDenoiser(nn.Module):
@@ -162,4 +166,4 @@ class UNetDenoiser(nn.Module):
             self.tail_gain,
             name="unet",
         )
-        return unet(x, noise, condition, train)
+        return unet(x, noise, condition, train)[0]
