@@ -35,5 +35,6 @@ def get_config(variant="default"):
     if not variant.startswith("original"):
         config.model.dynamic_activation = "tanh"
         config.loss.dynamic_noise = 0.5
+        config.loss.encoder_noise = 0.3
         config.optimizer.ema_half_life_examples = 4_400.0  # a decay of 0.99 a step
     return config

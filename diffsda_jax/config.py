@@ -60,6 +60,7 @@ def default_config() -> ConfigDict:
             "loss": {
                 "noise_draws": 1,  # noisy copies of a sequence, which is encoded once
                 "dynamic_noise": 0.0,  # std of noise added to d in training: a bottleneck on d
+                "encoder_noise": 0.0,  # std of noise added to what the encoder sees in training
             },
             "optimizer": {
                 "schedule": "cosine",  # cosine (with warm-up) | reference | constant

@@ -136,6 +136,7 @@ def make_training(
         sigma_data=spec.sigma_data,
         noise_draws=config.loss.noise_draws,
         dynamic_noise=config.loss.dynamic_noise,
+        encoder_noise=config.loss.encoder_noise,
     )
     step_fn = step.make_train_step(
         loss_fn,

@@ -32,6 +32,7 @@ def make_loss_fn(
     sigma_data: float = 0.5,
     noise_draws: int = 1,
     dynamic_noise: float = 0.0,
+    encoder_noise: float = 0.0,
     train: bool = True,
 ) -> LossFn:
     """Builds the single loss: encode the clean sequence, denoise noisy copies given its factors.
@@ -48,6 +49,8 @@ def make_loss_fn(
       noise_draws: K noisy copies of every sequence; it is encoded once for all of them.
       dynamic_noise: standard deviation of Gaussian noise added to d; with a bounded d it limits
         how much d can hold, so that what stays moves to s, which has no noise. 0 in the paper.
+      encoder_noise: standard deviation of Gaussian noise added to what the encoder sees, so that
+        factors do not depend on details of one recording. 0 in the paper.
       train: apply dropout.
 
     Returns:
@@ -57,15 +60,16 @@ def make_loss_fn(
       not on how the batch lies on the devices.
 
     Raises:
-      ValueError: ``noise_draws`` below 1, or ``dynamic_noise`` below 0.
+      ValueError: ``noise_draws`` below 1, or a standard deviation below 0.
 
     References:
       DiffSDA (arXiv 2510.05717), equation 9.
     """
     if noise_draws < 1:
         raise ValueError(f"noise_draws is {noise_draws}; allowed: 1 or more.")
-    if dynamic_noise < 0:
-        raise ValueError(f"dynamic_noise is {dynamic_noise}; allowed: 0 or more.")
+    for name, std in (("dynamic_noise", dynamic_noise), ("encoder_noise", encoder_noise)):
+        if std < 0:
+            raise ValueError(f"{name} is {std}; allowed: 0 or more.")
 
     def loss_fn(
         params: Any, constants: Any, batch: dict[str, Array], key: Array
@@ -79,10 +83,10 @@ def make_loss_fn(
         def draws(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: jnp.repeat(leaf, noise_draws, axis=0), tree)
 
-        factors = draws(apply("encode", batch["x"], batch.get("length")))
-        if dynamic_noise:
-            jitter = jax.random.normal(stream(key, "dynamic"), factors.dynamic.shape)
-            factors = factors.replace(dynamic=factors.dynamic + dynamic_noise * jitter)
+        x_seen = jitter(batch["x"], encoder_noise, stream(key, "encoder"))
+        factors = draws(apply("encode", x_seen, batch.get("length")))
+        dynamic = jitter(factors.dynamic, dynamic_noise, stream(key, "dynamic"))
+        factors = factors.replace(dynamic=dynamic)
         x_clean = draws(batch["x"])
         sigma = edm.sample_sigma(
             stream(key, "sigma"),
@@ -101,6 +105,11 @@ def make_loss_fn(
         return loss, {"loss": loss}
 
     return loss_fn
+
+
+def jitter(values: Array, std: float, key: Array) -> Array:
+    """Adds Gaussian noise of a standard deviation; 0 leaves the values as they are."""
+    return values + std * jax.random.normal(key, values.shape, values.dtype) if std else values
 
 
 def ema_decay(step: int | Array, half_life_examples: float, batch_size: int) -> Array:

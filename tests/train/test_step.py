@@ -45,6 +45,36 @@ def test_loss_is_the_formula_written_out():
     assert metrics.keys() == {"loss"} and metrics["loss"] == loss
 
 
+def test_noise_reaches_only_what_the_encoder_sees_and_d():
+    run, seen = Run(devices=1), {}
+
+    class Spy(nn.Module):
+        def apply(self, variables, *args, method, **options):
+            out = run.model.apply(variables, *args, method=method, **options)
+            seen[method] = (args, out)
+            return out
+
+    batch, key = device_batch(run), jax.random.key(0)
+    args = (run.state.params, run.state.constants, batch, key)
+    for std in (0.0, 0.2):
+        make_loss_fn(Spy(), dynamic_noise=std, encoder_noise=2 * std, train=False)(*args)
+        (x_seen, _), encoded = seen["encode"]
+        used = seen["denoise"][0][2]
+        np.testing.assert_array_equal(used.static, encoded.static)
+        for values, clean, expected in (
+            (x_seen, batch["x"], 2 * std),
+            (used.dynamic, encoded.dynamic, std),
+        ):
+            found = np.std(values - clean)
+            assert found == pytest.approx(expected, rel=0.3) and (std > 0 or found == 0)
+
+
+@pytest.mark.parametrize("name", ["dynamic_noise", "encoder_noise"])
+def test_negative_noise_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        make_loss_fn(Run(devices=1).model, **{name: -1.0})
+
+
 def test_encoder_runs_once_for_all_noise_draws():
     run = Run(devices=1)
     seen = []
