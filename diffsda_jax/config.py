@@ -16,6 +16,54 @@ from ml_collections.config_dict import placeholder
 from diffsda_jax.data.sources import SOURCES, make_source
 
 
+def _model_defaults() -> dict[str, Any]:
+    """See `model.ModelSpec`."""
+    return {
+        "static_dim": 16,
+        "dynamic_dim": 2,
+        "hidden_dim": 64,
+        "recurrence": "lstm",  # lstm (paper, causal) | reference (released code)
+        "dynamic_activation": "linear",  # linear | tanh (bounded, for loss.dynamic_noise)
+        "channels": 64,  # video: base width of the denoiser's U-Net
+        "encoder_channels": 64,  # video: base width of the encoder's U-Net
+        "encoder_pooling": False,  # video: adds features that do not depend on place
+        "channel_mults": (1, 2, 2, 2),  # video: width of each level
+        "attention_levels": (2,),  # video: levels with attention
+        "width": 256,  # series: m of the denoiser's MLP
+        "encoder_width": 128,  # series: m of the encoder's MLP
+        "dropout": 0.1,
+        "sigma_data": 0.5,
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+        "rho": 7.0,
+    }
+
+
+def _eval_defaults() -> dict[str, Any]:
+    """See `evals.evaluate`."""
+    return {
+        "split": "test",
+        "weights": "ema",  # ema | raw
+        "num_clips": 512,  # at most so many test sequences
+        "num_train_clips": 2_000,  # for probes and judges
+        "num_swaps": 200,
+        "num_steps": 32,  # of the sampler; costs 2 N - 1 evaluations
+        "form": "corrected",  # corrected | reference (the released code's quirks)
+        "start": "",  # start noise of swaps: random | target | donor; empty = the form's
+        "judge_steps": 600,  # of training the judge on real clips
+        "batch_size": 64,
+        "parts": (
+            "reconstruction",
+            "swap",
+            "one_factor",
+            "probes",
+            "judge",
+            "verification",
+        ),
+        "seed": 0,
+    }
+
+
 def default_config() -> ConfigDict:
     """Every option and its default; a file of ``configs/`` changes what it needs.
 
@@ -33,25 +81,7 @@ def default_config() -> ConfigDict:
                 "num_threads": 2,  # that make batches
                 "prefetch_batches": 8,
             },
-            "model": {
-                "static_dim": 16,
-                "dynamic_dim": 2,
-                "hidden_dim": 64,
-                "recurrence": "lstm",  # lstm (paper, causal) | reference (released code)
-                "dynamic_activation": "linear",  # linear | tanh (bounded, for loss.dynamic_noise)
-                "channels": 64,  # video: base width of the denoiser's U-Net
-                "encoder_channels": 64,  # video: base width of the encoder's U-Net
-                "encoder_pooling": False,  # video: adds features that do not depend on place
-                "channel_mults": (1, 2, 2, 2),  # video: width of each level
-                "attention_levels": (2,),  # video: levels with attention
-                "width": 256,  # series: m of the denoiser's MLP
-                "encoder_width": 128,  # series: m of the encoder's MLP
-                "dropout": 0.1,
-                "sigma_data": 0.5,
-                "sigma_min": 0.002,
-                "sigma_max": 80.0,
-                "rho": 7.0,
-            },
+            "model": _model_defaults(),
             "noise": {
                 "distribution": "log_normal",  # log_normal | uniform
                 "p_mean": -0.4,
@@ -79,27 +109,7 @@ def default_config() -> ConfigDict:
                 "keep_checkpoints": 3,
                 "init_from": "",  # checkpoint whose weights a new run starts from
             },
-            "eval": {
-                "split": "test",
-                "weights": "ema",  # ema | raw
-                "num_clips": 512,  # at most so many test sequences
-                "num_train_clips": 2_000,  # for probes and judges
-                "num_swaps": 200,
-                "num_steps": 32,  # of the sampler; costs 2 N - 1 evaluations
-                "form": "corrected",  # corrected | reference (the released code's quirks)
-                "start": "",  # start noise of swaps: random | target | donor; empty = the form's
-                "judge_steps": 600,  # of training the judge on real clips
-                "batch_size": 64,
-                "parts": (
-                    "reconstruction",
-                    "swap",
-                    "one_factor",
-                    "probes",
-                    "judge",
-                    "verification",
-                ),
-                "seed": 0,
-            },
+            "eval": _eval_defaults(),
         }
     ).lock()
 

@@ -1,6 +1,7 @@
 """The model: an encoder to factors and a denoiser conditioned on them, in EDM form."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffsda_jax.factors import Factors
 from diffsda_jax.nets.encoder import Encoder, VideoFront
 from diffsda_jax.nets.layers import WIDTH_MULTIPLE, fold_sequence
 from diffsda_jax.nets.step_mlp import StepMLPDenoiser, StepMLPEncoder
-from diffsda_jax.nets.unet import UNetDenoiser
+from diffsda_jax.nets.unet import UNet, UNetDenoiser
 
 KINDS = ("video", "series")
 RECURRENCES = ("lstm", "reference")
@@ -153,9 +154,14 @@ class DiffSDAModel(nn.Module):
         """Makes the two networks."""
         spec = self.spec
         if spec.kind == "video":
-            shared = (spec.channel_mults, spec.attention_levels, spec.dropout)
-            front = VideoFront(spec.encoder_channels, *shared, spec.encoder_pooling)
-            self.denoiser = UNetDenoiser(spec.shape[-1], spec.channels, *shared)
+            unet = functools.partial(
+                UNet,
+                channel_mults=spec.channel_mults,
+                attention_levels=spec.attention_levels,
+                dropout=spec.dropout,
+            )
+            front = VideoFront(unet(1, spec.encoder_channels, tail_gain=1.0), spec.encoder_pooling)
+            self.denoiser = UNetDenoiser(unet(spec.shape[-1], spec.channels))
         else:
             front = StepMLPEncoder(spec.encoder_width, spec.dropout)
             self.denoiser = StepMLPDenoiser(spec.shape[0], spec.width, spec.dropout)

@@ -16,10 +16,7 @@ class VideoFront(nn.Module):
     """A whole U-Net on every frame that emits a one-channel map, flattened to H W features.
 
     Attributes:
-      channels: as ``UNet``, as the three below.
-      channel_mults: see there.
-      attention_levels: see there.
-      dropout: see there.
+      unet: with one output channel.
       pooled: adds the U-Net's middle features averaged over pixels, which do not depend on where in
         the frame something is. Off in the paper.
 
@@ -27,25 +24,13 @@ class VideoFront(nn.Module):
       DiffSDA (arXiv 2510.05717), section 3 and its released code.
     """
 
-    channels: int
-    channel_mults: tuple[int, ...]
-    attention_levels: tuple[int, ...]
-    dropout: float = 0.1
+    unet: UNet
     pooled: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B V H W C"], train: bool = False) -> Float[Array, "B V P"]:
         """Features of every frame: ``H W``, row by row, and the pooled ones if asked for."""
-        unet = UNet(
-            1,
-            self.channels,
-            self.channel_mults,
-            self.attention_levels,
-            self.dropout,
-            tail_gain=1.0,
-            name="unet",
-        )
-        maps, pooled = unet(fold_sequence(x), train=train)
+        maps, pooled = self.unet(fold_sequence(x), train=train)
         features = maps.reshape(maps.shape[0], -1)
         if self.pooled:
             features = jnp.concatenate([features, pooled], axis=-1)

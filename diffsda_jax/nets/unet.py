@@ -135,15 +135,11 @@ class UNet(nn.Module):
 class UNetDenoiser(nn.Module):
     """F for video: the U-Net modulated by noise level and factors, one frame at a time.
 
-    Attributes: as ``UNet``.
+    Attributes:
+      unet: with as many output channels as the frames have.
     """
 
-    out_channels: int
-    channels: int
-    channel_mults: tuple[int, ...]
-    attention_levels: tuple[int, ...]
-    dropout: float = 0.1
-    tail_gain: float = 1e-5
+    unet: UNet
 
     @nn.compact
     def __call__(
@@ -154,16 +150,7 @@ class UNetDenoiser(nn.Module):
         train: bool = False,
     ) -> Float[Array, "N H W C"]:
         """The raw network output ``F(c_in x; z, c_noise)`` for N = B V frames."""
-        width = EMBEDDING_FACTOR * self.channels
-        noise = nn.silu(NoiseEmbedding(width, self.channels, name="noise")(c_noise))
+        width = EMBEDDING_FACTOR * self.unet.channels
+        noise = nn.silu(NoiseEmbedding(width, self.unet.channels, name="noise")(c_noise))
         condition = nn.silu(dense(width, "factors")(factors))
-        unet = UNet(
-            self.out_channels,
-            self.channels,
-            self.channel_mults,
-            self.attention_levels,
-            self.dropout,
-            self.tail_gain,
-            name="unet",
-        )
-        return unet(x, noise, condition, train)[0]
+        return self.unet(x, noise, condition, train)[0]

@@ -1,5 +1,6 @@
 """The loss of one batch and the jitted training step; pure functions."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,25 +22,11 @@ LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, Metrics]]
 StepFn = Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]
 
 
-def make_loss_fn(
-    model: nn.Module,
-    *,
-    distribution: str = "log_normal",
-    p_mean: float = -0.4,
-    p_std: float = 1.0,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    sigma_data: float = 0.5,
-    noise_draws: int = 1,
-    dynamic_noise: float = 0.0,
-    encoder_noise: float = 0.0,
-    train: bool = True,
-) -> LossFn:
-    """Builds the single loss: encode the clean sequence, denoise noisy copies given its factors.
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """How a batch becomes a loss.
 
-    Args:
-      model: module with ``encode(x, length, train=)`` and ``denoise(x_noisy, sigma, factors,
-        train=)``.
+    Attributes:
       distribution: of the noise level, see ``edm.sample_sigma``.
       p_mean: mean of ln sigma.
       p_std: standard deviation of ln sigma.
@@ -52,6 +39,35 @@ def make_loss_fn(
       encoder_noise: standard deviation of Gaussian noise added to what the encoder sees, so that
         factors do not depend on details of one recording. 0 in the paper.
       train: apply dropout.
+    """
+
+    distribution: str = "log_normal"
+    p_mean: float = -0.4
+    p_std: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+    noise_draws: int = 1
+    dynamic_noise: float = 0.0
+    encoder_noise: float = 0.0
+    train: bool = True
+
+    def __post_init__(self):
+        """Raises ValueError for a number out of range."""
+        if self.noise_draws < 1:
+            raise ValueError(f"noise_draws is {self.noise_draws}; allowed: 1 or more.")
+        for name in ("dynamic_noise", "encoder_noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 0 or more.")
+
+
+def make_loss_fn(model: nn.Module, **options: Any) -> LossFn:
+    """Builds the single loss: encode the clean sequence, denoise noisy copies given its factors.
+
+    Args:
+      model: module with ``encode(x, length, train=)`` and ``denoise(x_noisy, sigma, factors,
+        train=)``.
+      **options: fields of ``LossOptions``.
 
     Returns:
       ``loss(params, constants, batch, key) -> (loss, {"loss": loss})``. ``batch`` has ``x``
@@ -60,16 +76,12 @@ def make_loss_fn(
       not on how the batch lies on the devices.
 
     Raises:
-      ValueError: ``noise_draws`` below 1, or a standard deviation below 0.
+      ValueError: an option out of range.
 
     References:
       DiffSDA (arXiv 2510.05717), equation 9.
     """
-    if noise_draws < 1:
-        raise ValueError(f"noise_draws is {noise_draws}; allowed: 1 or more.")
-    for name, std in (("dynamic_noise", dynamic_noise), ("encoder_noise", encoder_noise)):
-        if std < 0:
-            raise ValueError(f"{name} is {std}; allowed: 0 or more.")
+    use = LossOptions(**options)
 
     def loss_fn(
         params: Any, constants: Any, batch: dict[str, Array], key: Array
@@ -77,30 +89,30 @@ def make_loss_fn(
         variables = {"params": params, "constants": constants}
 
         def apply(method: str, *args: Any) -> Any:
-            rngs = {"dropout": stream(key, f"dropout/{method}")} if train else None
-            return model.apply(variables, *args, train=train, rngs=rngs, method=method)
+            rngs = {"dropout": stream(key, f"dropout/{method}")} if use.train else None
+            return model.apply(variables, *args, train=use.train, rngs=rngs, method=method)
 
         def draws(tree: Any) -> Any:
-            return jax.tree.map(lambda leaf: jnp.repeat(leaf, noise_draws, axis=0), tree)
+            return jax.tree.map(lambda leaf: jnp.repeat(leaf, use.noise_draws, axis=0), tree)
 
-        x_seen = jitter(batch["x"], encoder_noise, stream(key, "encoder"))
+        x_seen = jitter(batch["x"], use.encoder_noise, stream(key, "encoder"))
         factors = draws(apply("encode", x_seen, batch.get("length")))
-        dynamic = jitter(factors.dynamic, dynamic_noise, stream(key, "dynamic"))
+        dynamic = jitter(factors.dynamic, use.dynamic_noise, stream(key, "dynamic"))
         factors = factors.replace(dynamic=dynamic)
         x_clean = draws(batch["x"])
         sigma = edm.sample_sigma(
             stream(key, "sigma"),
             x_clean.shape[:2],
-            distribution,
-            p_mean,
-            p_std,
-            sigma_min,
-            sigma_max,
+            use.distribution,
+            use.p_mean,
+            use.p_std,
+            use.sigma_min,
+            use.sigma_max,
         )
         noise = jax.random.normal(stream(key, "noise"), x_clean.shape, x_clean.dtype)
         x_noisy = x_clean + edm.expand(sigma, x_clean.ndim) * noise
         x_denoised = apply("denoise", x_noisy, sigma, factors)
-        weight = edm.loss_weight(sigma, sigma_data)
+        weight = edm.loss_weight(sigma, use.sigma_data)
         loss = edm.denoising_loss(x_denoised, x_clean, weight, draws(batch.get("mask")))
         return loss, {"loss": loss}
 
