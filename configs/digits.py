@@ -10,6 +10,8 @@ from diffsda_jax.config import default_config, source_config
 
 def get_config(canvas="16"):
     """16x16 (or 32x32) canvas, for a CPU."""
+    if canvas not in ("16", "32"):
+        raise ValueError(f"canvas {canvas!r}: use one of 16, 32")
     config = default_config()
     config.data.length = 8
     config.source = source_config(
@@ -23,6 +25,7 @@ def get_config(canvas="16"):
     config.model.channels = 16
     config.model.encoder_channels = 16
     config.model.encoder_pooling = True
+    config.model.template_channels = 4
     config.model.channel_mults = (1, 2, 2)
     config.model.attention_levels = (2,)
     config.noise.p_mean = 0.4

@@ -30,11 +30,11 @@ def get_config(variant="default"):
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_steps = 0
     config.optimizer.ema_half_life_examples = 0.0
-    config.train.batch_size = 64
+    config.train.batch_size = 64 if variant.startswith("original") else 32
     config.train.num_steps = 1_000
     if not variant.startswith("original"):
         config.model.dynamic_activation = "tanh"
-        config.loss.dynamic_noise = 0.5
-        config.loss.encoder_noise = 0.3
-        config.optimizer.ema_half_life_examples = 4_400.0  # a decay of 0.99 a step
+        config.loss.dynamic_noise = 0.4
+        config.loss.encoder_noise = 0.4
+        config.optimizer.ema_half_life_examples = 2_200.0  # a decay of 0.99 a step
     return config

@@ -27,6 +27,7 @@ def _model_defaults() -> dict[str, Any]:
         "channels": 64,  # video: base width of the denoiser's U-Net
         "encoder_channels": 64,  # video: base width of the encoder's U-Net
         "encoder_pooling": False,  # video: adds features that do not depend on place
+        "template_channels": 0,  # video: of an image drawn from the factors for the U-Net to see
         "channel_mults": (1, 2, 2, 2),  # video: width of each level
         "attention_levels": (2,),  # video: levels with attention
         "width": 256,  # series: m of the denoiser's MLP
@@ -163,19 +164,24 @@ def load_config(path: str) -> ConfigDict:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: it has no ``get_config``, or an unknown key.
+      ValueError: it has no ``get_config``, is no Python, or sets an unknown key.
     """
     file, _, argument = str(path).partition(":")
     if not Path(file).is_file():
         raise FileNotFoundError(
             f"config file {file} does not exist; see the folder configs/ for those that do."
         )
-    spec = importlib.util.spec_from_file_location("config", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"config file {file} has no function get_config(); see configs/digits.py.")
-    config = module.get_config(argument) if argument else module.get_config()
+    try:
+        spec = importlib.util.spec_from_file_location("config", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(argument) if argument else module.get_config()
+    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        what = " ".join(str(error).replace("\\n", " ").split()).strip("'\"")
+        raise ValueError(
+            f"config file {path} cannot be read: {what}. It needs a function get_config() that "
+            "changes diffsda_jax.config.default_config(), such as configs/digits.py."
+        ) from error
     check_config(config)
     return config
 
@@ -260,16 +266,16 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict(), sort_keys=True))
 
 
-def difference(old: dict[str, Any], new: dict[str, Any], path: str = "config") -> str | None:
-    """The first place where two configs differ, as ``path: old -> new``, or None."""
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "config") -> list[str]:
+    """Every place where two configs differ, each as ``path was X and is now Y``."""
+    found = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            if found := difference(before, after, f"{path}.{key}"):
-                return found
+            found += differences(before, after, f"{path}.{key}")
         elif before != after:
-            return f"{path}.{key} was {before!r} and is now {after!r}"
-    return None
+            found.append(f"{path}.{key} was {before!r} and is now {after!r}")
+    return found
 
 
 def make_sources(config: ConfigDict) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from diffsda_jax import config as configuration
 from diffsda_jax.data import pipeline as data_pipeline
 from diffsda_jax.data.sources import Source
+from diffsda_jax.data.sources.base import SPLITS
 from diffsda_jax.data.transforms import Normalizer, fit_normalizer
+from diffsda_jax.evals.context import EvalSettings
 from diffsda_jax.model import ModelSpec, init_variables, make_model
 from diffsda_jax.pipeline import variable_shapes
 from diffsda_jax.rngs import stream
@@ -76,17 +78,43 @@ def build(config: ConfigDict, sources: dict[str, Source] | None = None) -> Exper
       ValueError, FileNotFoundError: one line that names what is wrong and the way out.
     """
     configuration.check_config(config)
+    eval_settings(config)
     sources = sources or configuration.make_sources(config)
     data = config.data
-    normalizer = fit_normalizer(
-        sources["train"],
-        target_std=data.target_std,
-        length=data.length,
-        length_mode=data.length_mode,
-    )
+    # Only resampling changes the values; a crop of each sequence would be a worse sample of them.
+    length = data.length if data.length_mode == "resample" else None
+    normalizer = fit_normalizer(sources["train"], target_std=data.target_std, length=length)
     element = sources["train"].spec
     spec = model_spec(config, element.kind, element.shape)
     return Experiment(config, sources, normalizer, spec)
+
+
+def eval_settings(config: ConfigDict) -> EvalSettings:
+    """The settings of an evaluation.
+
+    Raises:
+      ValueError: an option of ``config.eval`` that is not allowed, before anything is trained.
+    """
+    options = config.eval
+    for name, allowed in (("weights", tuple(checkpoint.WEIGHTS)), ("split", SPLITS)):
+        if options[name] not in allowed:
+            raise ValueError(
+                f"config.eval.{name} is {options[name]!r}; allowed: "
+                f"{', '.join(map(repr, allowed))}."
+            )
+    for name, least in (("num_steps", 2), ("num_clips", 1), ("num_swaps", 1), ("batch_size", 1)):
+        if options[name] < least:
+            raise ValueError(f"config.eval.{name} is {options[name]}; allowed: {least} or more.")
+    return EvalSettings(
+        num_swaps=options.num_swaps,
+        num_steps=options.num_steps,
+        start=options.start or None,
+        seed=options.seed,
+        form=options.form,
+        parts=tuple(options.parts),
+        judge_steps=options.judge_steps,
+        batch_size=options.batch_size,
+    )
 
 
 def make_iterator(experiment: Experiment, seed: int) -> Any:
@@ -114,11 +142,12 @@ def make_training(
     steps_per_epoch = data_pipeline.num_steps_per_epoch(
         experiment.sources["train"], config.train.batch_size
     )
+    warmup_steps = min(config.optimizer.warmup_steps, config.train.num_steps // 10)
     schedule = optimizer.make_schedule(
         config.optimizer.schedule,
         learning_rate=config.optimizer.learning_rate,
         total_steps=config.train.num_steps,
-        warmup_steps=min(config.optimizer.warmup_steps, config.train.num_steps // 10),
+        warmup_steps=0 if config.optimizer.schedule == "reference" else warmup_steps,
         steps_per_epoch=max(1, round(steps_per_epoch)),
     )
     transformation = optimizer.make_optimizer(
@@ -150,12 +179,15 @@ def make_training(
 
 
 def initial_state(
-    experiment: Experiment, transformation: optax.GradientTransformation, mesh: Mesh
+    experiment: Experiment,
+    transformation: optax.GradientTransformation,
+    mesh: Mesh,
+    use_init_from: bool = True,
 ) -> TrainState:
-    """State at step 0: random weights, or those of ``train.init_from``."""
+    """State at step 0: random weights, or the averaged ones of ``train.init_from``."""
     config = experiment.config
-    if config.train.init_from:
-        variables, _ = checkpoint.load_for_inference(config.train.init_from, config.eval.weights)
+    if use_init_from and config.train.init_from:
+        variables, _ = checkpoint.load_for_inference(config.train.init_from)
         checkpoint.check_compatible(variable_shapes(experiment.spec), variables)
     else:
         key = stream(jax.random.key(config.seed), "init")
@@ -173,3 +205,11 @@ def describe(experiment: Experiment, mesh: Mesh) -> str:
         f"model: {count / 1e6:.2f} M parameters, recurrence {experiment.spec.recurrence!r}; "
         f"{mesh.devices.size} {jax.devices()[0].platform} device(s)"
     )
+
+
+def parameter_table(experiment: Experiment) -> str:
+    """Name, shape and size of every parameter, and their sum."""
+    from clu import parameter_overview
+
+    shapes = variable_shapes(experiment.spec)["params"]
+    return parameter_overview.get_parameter_overview(shapes, include_stats=False)

@@ -40,6 +40,8 @@ class ModelSpec:
       encoder_channels: base width of the encoder's U-Net, a multiple of 8 (video).
       encoder_pooling: the encoder's U-Net also gives features that do not depend on where in the
         frame something is, beside its map (video). Off in the paper and the released code.
+      template_channels: of an image drawn from the factors that the denoiser's U-Net sees beside
+        its input (video). 0 (off) in the paper and the released code.
       channel_mults: width of each level of both U-Nets as a multiple of the base (video).
       attention_levels: indices of the levels with attention (video).
       width: m of the denoiser's MLP, whose layers are 4 m wide (series).
@@ -61,6 +63,7 @@ class ModelSpec:
     channels: int = 64
     encoder_channels: int = 64
     encoder_pooling: bool = False
+    template_channels: int = 0
     channel_mults: tuple[int, ...] = (1, 2, 2, 2)
     attention_levels: tuple[int, ...] = (2,)
     width: int = 256
@@ -161,7 +164,9 @@ class DiffSDAModel(nn.Module):
                 dropout=spec.dropout,
             )
             front = VideoFront(unet(1, spec.encoder_channels, tail_gain=1.0), spec.encoder_pooling)
-            self.denoiser = UNetDenoiser(unet(spec.shape[-1], spec.channels))
+            self.denoiser = UNetDenoiser(
+                unet(spec.shape[-1], spec.channels), spec.template_channels
+            )
         else:
             front = StepMLPEncoder(spec.encoder_width, spec.dropout)
             self.denoiser = StepMLPDenoiser(spec.shape[0], spec.width, spec.dropout)

@@ -26,13 +26,9 @@ def make_plan(config: ConfigDict) -> str:
     Raises:
       ValueError, FileNotFoundError: as ``experiment.build``.
     """
-    from clu import parameter_overview
-
     experiment = experiments.build(config)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh)
-    shapes = variable_shapes(experiment.spec)
-    table = parameter_overview.get_parameter_overview(shapes["params"], include_stats=False)
     per_epoch = num_steps_per_epoch(experiment.sources["train"], config.train.batch_size)
     steps = config.train.num_steps
     data = [source.describe() for source in experiment.sources.values()]
@@ -40,7 +36,7 @@ def make_plan(config: ConfigDict) -> str:
     step = compiled_step_facts(experiment, mesh)
     sections = {
         "config": str(config).rstrip(),
-        "parameters": table,
+        "parameters": experiments.parameter_table(experiment),
         "data": "\n".join(data),
         "one training step": "\n".join(f"{name:<38}{value}" for name, value in step.items()),
     }

@@ -1,6 +1,7 @@
 """What the command line starts: training in a workdir, evaluation, and a tiny trial of both."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
@@ -28,49 +29,89 @@ from diffsda_jax.train.writers import MetricWriter
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
-# What may change between two starts in one workdir: how long, how often, what is measured.
-FREE_SECTIONS = ("eval",)
-FREE_TRAIN_KEYS = (
-    "num_steps",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "eval_every_steps",
-    "keep_checkpoints",
-)
+# What may change between two starts in one workdir: how long, how often, where, what is measured.
+FREE_OPTIONS = {
+    "eval": None,  # all of it
+    "train": (
+        "num_steps",
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "eval_every_steps",
+        "keep_checkpoints",
+        "init_from",
+    ),
+    "data": ("num_threads", "prefetch_batches"),
+    "source.options": ("root", "path", "cache_dir"),
+}
 
 
 def check_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Writes ``config.json`` into a new workdir; refuses one that belongs to another run.
+    """Refuses a workdir that belongs to another run; a new one is fine.
 
     Raises:
       ValueError: names the first option that differs, and the way out.
     """
     file = workdir / CONFIG_FILE
-    meta = experiment.meta()
-    record = {"config": meta["config"], "data": meta["source"]["fingerprint"]}
-    if file.exists():
+    if not file.exists():
+        return
+    try:
         known = json.loads(file.read_text())
-        found = configuration.difference(_fixed(known["config"]), _fixed(record["config"]))
-        if found is None and known["data"] != record["data"]:
-            found = f"the data ({experiment.sources['train'].describe()}) changed"
-        if found:
-            raise ValueError(
-                f"workdir {workdir} belongs to another run: {found}. Use a new --workdir, or set "
-                "the option back; train.init_from starts a new run from this one's weights."
-            )
-        if changed := configuration.difference(known["config"], record["config"]):
-            logger.info("changed since the last start: %s", changed)
-    if jax.process_index() == 0:
-        scratch = file.with_suffix(".tmp")
-        scratch.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        scratch.replace(file)
+        old, fingerprint = known["config"], known["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} was not written by this program or is damaged; use another --workdir, or "
+            "remove it if the checkpoints beside it are of this config."
+        ) from error
+    record = _record(experiment)
+    changed = configuration.differences(old, record["config"])
+    found = [change for change in changed if not _is_free(change)]
+    if not found and fingerprint != record["data"]:
+        found = [f"the data ({experiment.sources['train'].describe()}) changed"]
+    if found:
+        raise ValueError(
+            f"workdir {workdir} belongs to another run: {found[0]}. Use a new --workdir, or set "
+            "the option back; train.init_from starts a new run from this one's weights."
+        )
+    for change in changed:
+        logger.info("changed since the last start: %s", change)
+    if any("config.train.num_steps " in change for change in changed):
+        logger.warning("the learning-rate schedule now has another length than at the start")
 
 
-def _fixed(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that may not change within a workdir."""
-    fixed = {key: value for key, value in config.items() if key not in FREE_SECTIONS}
-    train = {k: v for k, v in config["train"].items() if k not in FREE_TRAIN_KEYS}
-    return {**fixed, "train": train}
+def _is_free(change: str) -> bool:
+    """Whether a line of ``differences`` is about an option that may change."""
+    section, _, option = change.split(" ")[0].removeprefix("config.").rpartition(".")
+    return section in FREE_OPTIONS and (
+        FREE_OPTIONS[section] is None or option in FREE_OPTIONS[section]
+    )
+
+
+def _record(experiment: Experiment) -> dict[str, Any]:
+    """What ``config.json`` holds: the config and a fingerprint of the data."""
+    meta = experiment.meta()
+    return {"config": meta["config"], "data": meta["source"]["fingerprint"]}
+
+
+def write_config(workdir: Path, experiment: Experiment) -> None:
+    """Writes ``config.json`` in one piece."""
+    scratch = workdir / f"{CONFIG_FILE}.tmp"
+    scratch.write_text(json.dumps(_record(experiment), indent=2, sort_keys=True) + "\n")
+    scratch.replace(workdir / CONFIG_FILE)
+
+
+def open_workdir(workdir: str | Path) -> Path:
+    """The workdir as a path, made if missing.
+
+    Raises:
+      ValueError: a bucket, or a file.
+    """
+    if "://" in str(workdir):
+        raise ValueError(f"workdir {workdir} is a bucket; only local folders are supported so far.")
+    path = Path(workdir).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"workdir {path} is a file; give a folder, which is made if missing.")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def run_train(
@@ -90,31 +131,32 @@ def run_train(
       ValueError, FileNotFoundError: as ``experiment.build`` and ``check_workdir``.
       train.loop.NonFiniteLossError: the loss is not finite.
     """
-    workdir = Path(workdir).expanduser()
     experiment = experiments.build(config, sources)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = open_workdir(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             stack.enter_context(WorkdirLock(workdir))
         check_workdir(workdir, experiment)
         transformation, step_fn, _ = experiments.make_training(experiment, mesh)
-        state = experiments.initial_state(experiment, transformation, mesh)
+        folder = workdir / checkpoint.FOLDER
+        checkpointer = checkpoint.Checkpointer(folder, keep=config.train.keep_checkpoints)
+        stack.enter_context(contextlib.closing(checkpointer))
+        fresh = checkpointer.latest_step() is None
+        state = experiments.initial_state(experiment, transformation, mesh, use_init_from=fresh)
         iterator = experiments.make_iterator(experiment, config.seed)
-        checkpointer = stack.enter_context(
-            contextlib.closing(
-                checkpoint.Checkpointer(
-                    workdir / checkpoint.FOLDER, keep=config.train.keep_checkpoints
-                )
-            )
-        )
         state, meta = loop.resume(checkpointer, state, iterator)
         writer = stack.enter_context(contextlib.closing(MetricWriter(workdir / "logs")))
+        if jax.process_index() == 0:
+            write_config(workdir, experiment)
+            (workdir / "parameters.txt").write_text(experiments.parameter_table(experiment) + "\n")
         if meta is None:
             writer.write_hparams(configuration.to_json(config))
         logger.info("%s", experiments.describe(experiment, mesh))
-        every = config.train.eval_every_steps or config.train.num_steps
+        evaluator = make_evaluator(experiment, workdir, writer)
+        if int(state.step) >= config.train.num_steps:
+            evaluator(int(state.step), state)  # finished before; the loop has nothing to do
         return loop.train(
             state=state,
             step_fn=step_fn,
@@ -127,7 +169,7 @@ def run_train(
             meta=experiment.meta(),
             log_every_steps=config.train.log_every_steps,
             checkpoint_every_steps=config.train.checkpoint_every_steps,
-            evaluators=[(every, make_evaluator(experiment, workdir, writer))],
+            evaluators=[(config.train.eval_every_steps or config.train.num_steps, evaluator)],
         )
 
 
@@ -139,7 +181,9 @@ def make_evaluator(
 
     def evaluate(step_number: int, state: TrainState) -> None:
         weights = state.ema if experiment.config.eval.weights == "ema" else state.params
-        variables = jax.device_get({"params": weights, "constants": state.constants})
+        variables = jax.device_put(
+            {"params": weights, "constants": state.constants}, jax.local_devices()[0]
+        )
         model = DiffSDA(experiment.spec, variables, experiment.normalizer)
         result = runner.run(model, workdir / "eval" / f"{step_number:08d}")
         writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
@@ -154,14 +198,14 @@ class EvalRunner:
     def __init__(self, experiment: Experiment):
         """Nothing is loaded before the first ``run``."""
         self._experiment = experiment
-        self._data: dict[str, dict] = {}
+        self._data: dict[tuple[str, int], dict] = {}
         self._judge: evaluation.Judge | None = None
 
     def load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""
-        if split not in self._data:
+        if (split, limit) not in self._data:
             config = self._experiment.config
-            self._data[split] = data_pipeline.load_arrays(
+            self._data[split, limit] = data_pipeline.load_arrays(
                 self._experiment.sources[split],
                 length=config.data.length,
                 length_mode=config.data.length_mode,
@@ -169,7 +213,7 @@ class EvalRunner:
                 limit=limit,
                 seed=config.eval.seed,
             )
-        return self._data[split]
+        return self._data[split, limit]
 
     def run(self, model: DiffSDA, output_dir: Path) -> evaluation.EvalResult:
         """Evaluates one model, writes tables and pictures, prints the table.
@@ -190,23 +234,16 @@ class EvalRunner:
             train,
             test,
             kind=element.kind,
-            num_swaps=options.num_swaps,
-            num_steps=options.num_steps,
-            start=options.start or None,
-            seed=options.seed,
-            form=options.form,
-            parts=options.parts,
             static_names=element.static_names,
             dynamic_names=element.dynamic_names,
             feature_names=element.feature_names,
             denormalize=self._experiment.normalizer.invert,
             judge=self._judge,
-            judge_steps=options.judge_steps,
-            batch_size=options.batch_size,
             output_dir=output_dir,
+            **dataclasses.asdict(experiments.eval_settings(self._experiment.config)),
         )
         self._judge = result.judge
-        logger.info("%s", report.format_table(result.metrics))
+        print(report.format_table(result.metrics), flush=True)
         for file in result.files:
             logger.info("wrote %s", file)
         return result
@@ -225,10 +262,13 @@ def run_eval(config: ConfigDict, workdir: str | Path) -> evaluation.EvalResult:
     Raises:
       ValueError, FileNotFoundError: as ``experiment.build``; no checkpoint, or of another model.
     """
-    workdir = Path(workdir).expanduser()
     model = DiffSDA.from_checkpoint(workdir, weights=config.eval.weights)
     experiment = experiments.build(config)
     checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
+    workdir = open_workdir(workdir)
+    check_workdir(workdir, experiment)
+    if model.normalizer is not None:
+        experiment = dataclasses.replace(experiment, normalizer=model.normalizer)
     step_number = int(model.meta.get("step", 0))
     return EvalRunner(experiment).run(model, workdir / "eval" / f"{step_number:08d}")
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs the checks.
 #   bash launch/test.sh            everything but the slow tests
-#   bash launch/test.sh slow       the slow tests (kill -9, full demo protocol; minutes each)
+#   bash launch/test.sh slow       the slow tests (kill -9 and resume, a trained judge; minutes each)
 #   bash launch/test.sh ARGS...    passes ARGS to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -67,17 +67,45 @@ def test_missing_config_file():
 
 def test_file_without_get_config(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
-    with pytest.raises(ValueError, match="has no function get_config"):
+    with pytest.raises(ValueError, match="empty.py cannot be read.*needs a function get_config"):
         configuration.load_config(str(tmp_path / "empty.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("config.model.widht = 3", "widht.*Did you mean .width"),
+        ("config.model.width = 'three'", "three|int"),
+        ("return config)", "unmatched"),
+        ("import nothing_like_this", "nothing_like_this"),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line(tmp_path, text, match):
+    file = tmp_path / "bad.py"
+    file.write_text(
+        "from diffsda_jax.config import default_config\n"
+        f"def get_config():\n    config = default_config()\n    {text}\n    return config\n"
+    )
+    with pytest.raises(ValueError, match=match) as caught:
+        configuration.load_config(str(file))
+    assert "bad.py" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_variant_is_named():
+    with pytest.raises(ValueError, match="digits.py:foo cannot be read.*'foo'.*16, 32"):
+        configuration.load_config("configs/digits.py:foo")
 
 
 def test_argument_after_the_colon():
     assert configuration.load_config("configs/digits.py:32").source.options.canvas == 32
 
 
-def test_difference_names_the_first_option(config):
+def test_differences_name_every_option(config):
     other = configuration.load_config("configs/japanese_vowels.py")
     old, new = configuration.to_json(config), configuration.to_json(other)
-    assert configuration.difference(old, new) is None
-    new["model"]["width"] = 7
-    assert configuration.difference(old, new) == "config.model.width was 32 and is now 7"
+    assert configuration.differences(old, new) == []
+    new["model"]["width"], new["seed"] = 7, 1
+    assert configuration.differences(old, new) == [
+        "config.model.width was 32 and is now 7",
+        "config.seed was 0 and is now 1",
+    ]

@@ -10,12 +10,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffsda_jax import DiffSDA, runs
 from diffsda_jax import config as configuration
 from diffsda_jax.train import checkpoint
 
-CONFIGS = sorted(Path("configs").glob("*.py"))
+CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
+CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
+CONFIGS += ["configs/csv.py:long"]
 
 
 def tiny(**train):
@@ -33,12 +36,12 @@ def finished(tmp_path_factory):
     return workdir, runs.run_train(tiny(), workdir)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS)
 def test_every_config_runs(path, tmp_path):
-    result = runs.smoke(configuration.load_config(str(path)), tmp_path)
+    result = runs.smoke(configuration.load_config(path), tmp_path)
     assert int(result.state.step) == 2 and not result.interrupted
     metrics = json.loads((tmp_path / "eval" / "00000002" / "metrics.json").read_text())
-    assert metrics["metrics"] and (tmp_path / "eval" / "00000002").glob("*.png")
+    assert metrics["metrics"] and any((tmp_path / "eval" / "00000002").glob("*.png"))
 
 
 def test_a_run_leaves_what_it_says(finished):
@@ -95,11 +98,32 @@ def test_a_workdir_of_another_config_is_refused(finished):
 def test_what_is_measured_may_change_within_a_workdir(finished, caplog):
     workdir, _ = finished
     config = tiny()
-    config.eval.num_swaps = 4
+    config.eval.num_swaps, config.data.num_threads = 4, 1
     with caplog.at_level(logging.INFO, logger="diffsda_jax"):
         runs.check_workdir(workdir, runs.experiments.build(config))
     assert "config.eval.num_swaps was 8 and is now 4" in caplog.text
-    runs.check_workdir(workdir, runs.experiments.build(tiny()))
+    assert "config.data.num_threads was 2 and is now 1" in caplog.text
+
+
+def test_a_finished_run_is_evaluated_again(finished, capsys):
+    workdir, _ = finished
+    (workdir / "eval" / "00000006" / "metrics.json").unlink()
+    result = runs.run_train(tiny(), workdir)
+    assert int(result.state.step) == 6 and not result.interrupted
+    assert (workdir / "eval" / "00000006" / "metrics.json").exists()
+    assert "static eer" in capsys.readouterr().out
+
+
+def test_a_start_that_fails_leaves_the_workdir_free(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        runs.run_train(tiny(init_from="/nowhere"), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_foreign_config_json_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="config.json was not written by this program"):
+        runs.check_workdir(tmp_path, runs.experiments.build(tiny()))
 
 
 def test_init_from_starts_with_the_weights_of_a_checkpoint(finished, tmp_path):
@@ -114,9 +138,74 @@ def test_init_from_starts_with_the_weights_of_a_checkpoint(finished, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_eval_without_a_checkpoint_is_one_clear_error(tmp_path):
-    with pytest.raises(ValueError, match="not a checkpoint"):
-        runs.run_eval(tiny(), tmp_path)
+def video_config(root, **options):
+    config = configuration.load_config("configs/video_folder.py")
+    config.source.options.update(root=str(root), **options)
+    return config
+
+
+def csv_config(path, text):
+    path.write_text(text)
+    config = configuration.load_config("configs/csv.py")
+    config.data.length = 4
+    config.source.options.path = str(path)
+    return config
+
+
+def bad_inputs(folder):
+    """What a user may get wrong: a way to do it, and the words of the message."""
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    for name in "abc":
+        (folder / "broken" / f"{name}.mp4").write_bytes(b"not a video")
+    for clip in ("one", "two"):
+        (folder / "short" / clip).mkdir(parents=True)
+        frame = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+        frame.save(folder / "short" / clip / "0.png")
+    table = folder / "table.csv"
+    rows = [f"{i},{i / 7}" for i in range(40)]
+    words = "\n".join(["a,b", *rows[:5], "6,high", *rows[5:]])
+    infinite = "\n".join(["a,b", *rows[:5], "6,inf", *rows[5:]])
+    train = runs.run_train
+    bad_split = tiny()
+    bad_split.eval.split = "valid"
+    return {
+        "missing folder": (lambda: train(video_config(folder / "no"), folder / "w"), ["no"]),
+        "empty folder": (lambda: train(video_config(folder / "empty"), folder / "w"), ["empty"]),
+        "broken video": (lambda: train(video_config(folder / "broken"), folder / "w"), ["a.mp4"]),
+        "short clip": (lambda: train(video_config(folder / "short"), folder / "w"), ["one"]),
+        "text for a number": (
+            lambda: train(csv_config(table, words), folder / "w"),
+            ["table.csv", "line 7", "'b'", "'high'"],
+        ),
+        "infinite number": (
+            lambda: train(csv_config(table, infinite), folder / "w"),
+            ["table.csv", "inf"],
+        ),
+        "no checkpoint": (lambda: runs.run_eval(tiny(), folder), ["not a checkpoint"]),
+        "no workdir": (lambda: runs.run_eval(tiny(), folder / "no"), ["does not exist"]),
+        "file as workdir": (lambda: train(tiny(), table), ["table.csv is a file"]),
+        "bucket as workdir": (lambda: train(tiny(), "gs://bucket/run"), ["gs://bucket/run"]),
+        "unknown split": (lambda: train(bad_split, folder / "w"), ["'valid'", "'test'"]),
+    }
+
+
+def test_bad_input_is_one_line_that_names_it(tmp_path):
+    for what, (do, words) in bad_inputs(tmp_path).items():
+        with pytest.raises((ValueError, FileNotFoundError)) as caught:
+            do()
+        for word in words:
+            assert word in str(caught.value), f"{what}: {caught.value}"
+        assert "\n" not in str(caught.value).strip(), what
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_named(finished):
+    workdir, _ = finished
+    config = tiny()
+    config.model.hidden_dim = 9
+    with pytest.raises(ValueError, match="another architecture: parameter .* in the model"):
+        runs.run_eval(config, workdir)
 
 
 def command(workdir, *overrides, mode="train"):

@@ -2,6 +2,16 @@
 
 import argparse
 import sys
+from typing import Any
+
+_SOURCE_KINDS = {
+    "digits": "video",
+    "video_folder": "video",
+    "mug": "video",
+    "taichi": "video",
+    "japanese_vowels": "series",
+    "csv": "series",
+}
 
 
 def parse_frame_size(text: str) -> tuple[int, int]:
@@ -34,13 +44,46 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _apply_config(path: str, spec: Any, key_report: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """Spec and report completed by a configuration file, and that configuration as JSON.
+
+    Fields of ``RELEASED`` that the configuration has otherwise are put right in it and noted.
+
+    Raises:
+      ValueError: the configuration is for other data, or a field that the weights fix differs.
+    """
+    from diffsda_jax import config as configuration
+    from diffsda_jax import experiment
+    from diffsda_jax.convert.infer_spec import RELEASED, match_spec
+
+    config = configuration.load_config(path)
+    name = config.source.name
+    kind = _SOURCE_KINDS.get(name, spec.kind)
+    if kind != spec.kind:
+        raise ValueError(
+            f"config.source.name is {name!r}, a {kind} source, but the file holds a {spec.kind} "
+            f"model; choose a --config of {spec.kind} data, or leave it out."
+        )
+    configured = experiment.model_spec(config, spec.kind, spec.shape)
+    spec = match_spec(spec, configured)
+    for field in RELEASED:
+        released, wanted = getattr(spec, field), getattr(configured, field)
+        if released != wanted:
+            config.model[field] = released
+            key_report = key_report.with_note(
+                f"model.{field} is {released!r}, not the configuration's {wanted!r}: released "
+                "weights have no other"
+            )
+    return spec, key_report, configuration.to_json(config)
+
+
 def convert(options: argparse.Namespace) -> str:
     """Reads, checks, writes; returns what to print.
 
     Raises:
-      ValueError, FileNotFoundError: one line that says what is wrong.
+      ValueError, OSError: one line that says what is wrong.
     """
-    from diffsda_jax.convert.infer_spec import FIXED, FIXED_ALWAYS, match_spec
+    from diffsda_jax.convert.infer_spec import FIXED, FIXED_ALWAYS, RELEASED
     from diffsda_jax.convert.weights import ConversionError, convert_file
     from diffsda_jax.train.checkpoint import save_converted
 
@@ -51,24 +94,12 @@ def convert(options: argparse.Namespace) -> str:
         raise
     spec, key_report, meta = converted.spec, converted.report, {}
     if options.config is not None:
-        from diffsda_jax import config as configuration
-        from diffsda_jax import experiment
-
-        config = configuration.load_config(options.config)
-        configured = experiment.model_spec(config, spec.kind, spec.shape)
-        spec = match_spec(spec, configured)
-        if configured.recurrence != spec.recurrence:
-            config.model.recurrence = spec.recurrence
-            key_report = key_report.with_note(
-                f"model.recurrence is {spec.recurrence!r}, not the configuration's "
-                f"{configured.recurrence!r}: released weights have no other"
-            )
-        meta["config"] = configuration.to_json(config)
+        spec, key_report, meta["config"] = _apply_config(options.config, spec, key_report)
     source = {**converted.source, "classes": key_report.classes}
     meta |= {"step": 0, "model": spec.to_dict(), "source": source}
     folder = save_converted(options.out, converted.variables, meta)
     path = key_report.save(options.out)
-    fields = (*FIXED_ALWAYS, "recurrence", *FIXED[spec.kind])
+    fields = (*FIXED_ALWAYS, *RELEASED, *FIXED[spec.kind])
     values = ", ".join(f"{name}={getattr(spec, name)!r}" for name in fields)
     return f"{key_report.summary()}\nmodel: {values}\ncheckpoint: {folder}\nreport: {path}"
 
@@ -78,8 +109,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         print(convert(options))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"diffsda_jax: error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not ours
+            text += "; --checkpoint and --config must be readable, --out a folder to write in."
+        print(f"diffsda_jax: error: {text}", file=sys.stderr)
         return 2
     return 0
 

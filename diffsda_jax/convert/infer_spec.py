@@ -28,6 +28,13 @@ FIXED = {
     "series": ("width", "encoder_width"),
 }
 FIXED_ALWAYS = ("kind", "shape", "static_dim", "dynamic_dim", "hidden_dim")
+# What every released model is, whatever a configuration says.
+RELEASED = {
+    "recurrence": "reference",
+    "dynamic_activation": "linear",
+    "encoder_pooling": False,
+    "template_channels": 0,
+}
 
 
 class _Reader:
@@ -78,7 +85,7 @@ def infer_spec(shapes: Shapes, frame_size: tuple[int, int] | None = None) -> Mod
       frame_size: (H, W) of a video model whose frames are not square.
 
     Returns:
-      A description with ``recurrence="reference"``; see the module's docstring for what is assumed.
+      A description with the values of ``RELEASED``; see the module's docstring for what is assumed.
 
     Raises:
       ValueError: an unknown class, a key without which a size is not known, or sizes that
@@ -104,13 +111,11 @@ def infer_spec(shapes: Shapes, frame_size: tuple[int, int] | None = None) -> Mod
                 f"frame_size is {frame_size}, but the state dict is of {CLASSES['series']}, which "
                 "has no frames; leave it out."
             )
-        return ModelSpec(kind=kind, recurrence="reference", **factors, **_series_fields(reader))
+        return ModelSpec(kind=kind, **RELEASED, **factors, **_series_fields(reader))
     pixels = reader.size(f"{lstm}.weight_ih_l0", 1, 2, "the number of pixels of a frame")
     colours = reader.size("backbone.head.weight", 1, 4, "the number of colours")
     shape = (*_frame_size(pixels, frame_size), colours)
-    return ModelSpec(
-        kind=kind, recurrence="reference", shape=shape, **factors, **_video_fields(reader)
-    )
+    return ModelSpec(kind=kind, shape=shape, **RELEASED, **factors, **_video_fields(reader))
 
 
 def _series_fields(reader: _Reader) -> dict[str, Any]:
@@ -208,7 +213,8 @@ def match_spec(inferred: ModelSpec, configured: ModelSpec) -> ModelSpec:
     """Checks a configured description against the file's; returns what both together say.
 
     Dropout, noise levels and preconditioning constants are not in the weights and stay as
-    configured; the recurrence is always the file's, because released weights have only one.
+    configured; the fields of ``RELEASED`` are always the file's, because released weights have
+    only one value of each.
 
     Raises:
       ValueError: a field that the weights fix differs; names it with both values.
@@ -220,4 +226,4 @@ def match_spec(inferred: ModelSpec, configured: ModelSpec) -> ModelSpec:
                 f"model.{field} is {in_file!r} in the file and {in_config!r} in the configuration; "
                 "change the configuration, or leave it out to take everything from the file."
             )
-    return dataclasses.replace(configured, recurrence=inferred.recurrence)
+    return dataclasses.replace(configured, **{f: getattr(inferred, f) for f in RELEASED})

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from diffsda_jax.data.sources.base import Source
 
@@ -104,6 +104,11 @@ def _resample_series(element: dict[str, Any], length: int) -> dict[str, Any]:
     return {"x": np.where(observed, mixed, 0.0).astype(np.float32), "mask": observed}
 
 
+def _expand_mask(mask: Bool[np.ndarray, "..."], ndim: int) -> Bool[np.ndarray, "..."]:
+    """A mask with axes of size 1 appended, so that it broadcasts against `ndim` axes."""
+    return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
+
+
 @dataclasses.dataclass(frozen=True)
 class Normalizer:
     """Shift and scale per feature to mean 0 and standard deviation `target_std`.
@@ -127,7 +132,7 @@ class Normalizer:
         if self.mean is not None:
             x = (x - self.mean) * (self.target_std / self.std)
         if mask is not None and not mask.all():
-            x = np.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0.0)
+            x = np.where(_expand_mask(mask, x.ndim), x, 0.0)
         return np.asarray(x, np.float32)
 
     def invert(self, x: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
@@ -162,7 +167,8 @@ def fit_normalizer(
     Args:
         source: the training split.
         target_std: see `Normalizer`.
-        length: measure after fitting to this length; None measures the raw steps.
+        length: measure after fitting to this length, as suits "resample"; None measures all raw
+            steps, as suits "crop" and "pad", whose random windows reach all of them.
         length_mode: one of `LENGTH_MODES`, used with `length`.
 
     Returns:
@@ -215,7 +221,7 @@ def check_finite(element: dict[str, Any], source: Source, index: int) -> None:
     x, mask = element["x"], element.get("mask")
     bad = ~np.isfinite(x)
     if mask is not None:
-        bad &= mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+        bad &= _expand_mask(mask, x.ndim)
     if not bad.any():
         return
     place = np.argwhere(bad)[0]

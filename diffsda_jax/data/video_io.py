@@ -31,7 +31,9 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def count_frames(path: Path) -> int:
-    """Number of frames of a clip, decoding none of a video file.
+    """Number of frames of a clip that can be shown, decoding none of a video file.
+
+    What a container states is not asked: it counts frames that an edit list hides too.
 
     Raises:
         BrokenItemError: the clip cannot be opened.
@@ -45,9 +47,7 @@ def count_frames(path: Path) -> int:
 
             with Image.open(path) as image:
                 return getattr(image, "n_frames", 1)
-        with _open_video(path) as (_, stream):
-            stated = stream.frames
-        return stated or len(_presentation_times(path))
+        return len(_presentation_times(path))
 
 
 def read_frames(
@@ -154,9 +154,16 @@ def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         raise BrokenItemError(f"cannot be decoded: {error.strerror}") from error
 
 
-@functools.lru_cache(_INDEX_CACHE)
 def _presentation_times(path: Path) -> tuple[int, ...]:
     """Presentation time of every shown frame in stream units, rising; reads packets only."""
+    stat = path.stat()
+    return _times_of_version(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(_INDEX_CACHE)
+def _times_of_version(path: Path, size: int, changed_ns: int) -> tuple[int, ...]:
+    """`_presentation_times` of a file as it was when it had this size and time of change."""
+    del size, changed_ns  # part of the key: a file that was replaced is read anew
     with _open_video(path) as (container, stream):
         times = [
             packet.pts

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from diffsda_jax.evals.interface import Clips, Lengths, SequenceModel, valid_steps
+from diffsda_jax.evals.interface import Clips, Lengths, SequenceModel, observed_values
 from diffsda_jax.evals.judges import Judge
 from diffsda_jax.evals.swap import STARTS, decode_factors, make_start
 from diffsda_jax.factors import Factors
@@ -25,6 +25,7 @@ class EvalSettings:
       num_swaps: swaps, and at most as many clips to reconstruct.
       num_steps: sampler steps; N steps cost 2N - 1 evaluations of the denoiser.
       start: start noise of swaps: ``random``, ``target`` or ``donor``. None: that of the form.
+        Decodes from one factor always start from random noise.
       seed: of pairs, start noise, the judge and the choice of pictures.
       form: ``corrected`` (swaps start from random noise) or ``reference`` (from ``x_T`` of the
         target, as the released code does for faces). Other metrics here are the same in both.
@@ -96,22 +97,31 @@ class Context:
     def observed(self, index: Integer[np.ndarray, " P"]) -> Bool[np.ndarray, "P V *maskdims"]:
         """True where a value of a test clip was observed and is not padding."""
         x, _, length = self.test_clips(index)
-        valid = valid_steps(*x.shape[:2], length)
-        mask = self.pick("mask", index)
-        return valid if mask is None else mask & valid.reshape(*valid.shape, *[1] * (mask.ndim - 2))
+        return observed_values(*x.shape[:2], length, self.pick("mask", index))
 
     def some_clips(self) -> Integer[np.ndarray, " P"]:
         """Test clips for reconstructions, at most ``num_swaps``, fixed by the seed."""
         order = np.random.default_rng(self.settings.seed).permutation(len(self.test["x"]))
         return order[: self.settings.num_swaps]
 
+    def why_no_swaps(self) -> str | None:
+        """Why no swaps can be made, or None if they can."""
+        count = len(self.test["x"])
+        if count < 2:
+            return f"there is {count} test clip; swaps need 2 or more"
+        return None if self.settings.num_swaps > 0 else "num_swaps is 0; swaps need 1 or more"
+
     def decode(
-        self, factors: Factors, static_index: np.ndarray, dynamic_index: np.ndarray
+        self,
+        factors: Factors,
+        static_index: np.ndarray,
+        dynamic_index: np.ndarray,
+        start: str | None = None,
     ) -> Clips:
-        """Clips from mixed factors, from the start noise of the settings."""
+        """Clips from mixed factors, from some start noise (None: that of the settings)."""
         noise = make_start(
             self.model,
-            self.settings.start,
+            start or self.settings.start,
             self.test["x"][dynamic_index].shape,
             target=self.test_clips(static_index),
             donor=self.test_clips(dynamic_index),

@@ -74,10 +74,15 @@ def evaluate(
       **settings: fields of `EvalSettings`, such as ``num_swaps`` or ``seed``.
 
     Raises:
-      ValueError: unknown kind, part, start or form.
+      ValueError: unknown kind, part, start or form, or a split without clips.
     """
     chosen = EvalSettings(**settings)
     check_choice("kind", kind, KINDS)
+    for split, data in (("train", train), ("test", test)):
+        if not len(data["x"]):
+            raise ValueError(
+                f"evaluate: the {split} split has 0 clips; allowed are 1 or more; give more data."
+            )
     if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
         judge = _train_judge(train, chosen.judge_steps, chosen.seed)
     train_factors, test_factors = (
@@ -91,7 +96,8 @@ def evaluate(
     frames: list[Picture] = []
     if pictures:
         names = (static_names, dynamic_names, feature_names)
-        result.images, frames = gallery.draw(context, *names, denormalize=denormalize)
+        result.images, frames, notes = gallery.draw(context, *names, denormalize=denormalize)
+        _add_notes(result, notes)
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result
@@ -102,11 +108,16 @@ def _run_part(part: str, context: Context, result: EvalResult) -> None:
     began = time.perf_counter()
     metrics, notes = PARTS[part](context)
     result.metrics.update({f"{part}/{name}": value for name, value in metrics.items()})
+    _add_notes(result, notes)
+    _LOG.info("evaluation: %s took %.1f s", part, time.perf_counter() - began)
+
+
+def _add_notes(result: EvalResult, notes: Sequence[str]) -> None:
+    """Add and log the notes that are new."""
     for note in notes:
         if note not in result.notes:
             result.notes.append(note)
             _LOG.warning("evaluation: %s", note)
-    _LOG.info("evaluation: %s took %.1f s", part, time.perf_counter() - began)
 
 
 def _train_judge(train: dict[str, Any], num_steps: int, seed: int) -> Judge | None:

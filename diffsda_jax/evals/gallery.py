@@ -32,17 +32,22 @@ def draw(
     feature_names: Names,
     *,
     denormalize: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> tuple[dict[str, Picture], list[Picture]]:
-    """All pictures by name, and the frames of the animated swap grid (video only)."""
+) -> tuple[dict[str, Picture], list[Picture], list[str]]:
+    """All pictures by name, the frames of the animated swap grid (video only), and notes."""
     pictures = {"factors/static": _static_picture(context, static_names)}
-    names = (static_names, dynamic_names)
-    pictures["factors/dynamic"] = _dynamic_picture(context, *names)
-    if context.kind == "video":
+    names, frames, notes = (static_names, dynamic_names), [], []
+    if len(context.some_clips()):
+        pictures["factors/dynamic"] = _dynamic_picture(context, *names)
+    reason = context.why_no_swaps()
+    if reason:
+        notes.append(f"swap pictures skipped: {reason}")
+    elif context.kind == "video":
         pictures["swap/grid"], frames = _swap_grid(context)
+    else:
+        pictures["swap/series"] = _swap_series(context, *names, feature_names, denormalize)
+    if context.kind == "video" and len(context.some_clips()):
         pictures["reconstruction/strips"] = _reconstruction_strips(context)
-        return pictures, frames
-    pictures["swap/series"] = _swap_series(context, *names, feature_names, denormalize)
-    return pictures, []
+    return pictures, frames, notes
 
 
 def _swap_grid(context: Context) -> tuple[Picture, list[Picture]]:

@@ -88,6 +88,22 @@ def valid_steps(
     return np.arange(num_steps)[None, :] < np.asarray(length)[:, None]
 
 
+def expand_mask(mask: Bool[np.ndarray, "..."], ndim: int) -> Bool[np.ndarray, "..."]:
+    """A mask with axes of size 1 appended, so that it broadcasts against ``ndim`` axes."""
+    return mask.reshape(*mask.shape, *[1] * (ndim - mask.ndim))
+
+
+def observed_values(
+    num_clips: int,
+    num_steps: int,
+    length: Lengths | None = None,
+    mask: Bool[np.ndarray, "B V *maskdims"] | None = None,
+) -> Bool[np.ndarray, "B V *maskdims"]:
+    """True where a value is observed and not padding; ``[B, V]`` without a mask."""
+    valid = valid_steps(num_clips, num_steps, length)
+    return valid if mask is None else mask & expand_mask(valid, mask.ndim)
+
+
 def mean_over_steps(
     values: Float[np.ndarray, "B V D"], length: Lengths | None = None
 ) -> Float[np.ndarray, "B D"]:

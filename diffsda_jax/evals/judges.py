@@ -17,7 +17,15 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from diffsda_jax.evals.interface import Clips, Labels, Lengths, padded_batches, valid_steps
+from diffsda_jax.evals.interface import (
+    Clips,
+    Labels,
+    Lengths,
+    expand_mask,
+    observed_values,
+    padded_batches,
+    valid_steps,
+)
 from diffsda_jax.rngs import stream
 
 _SMALLEST_MAP = 4  # convolutions halve a frame until its side is at most this
@@ -288,6 +296,5 @@ def _prepare(
 ) -> tuple[Float[np.ndarray, "B V *element"], Bool[np.ndarray, "B V"]]:
     """Clips with unobserved values and padding at 0, and which steps are real."""
     valid = valid_steps(*x.shape[:2], length)
-    observed = valid if mask is None else mask & valid.reshape(*valid.shape, *[1] * (mask.ndim - 2))
-    observed = observed.reshape(*observed.shape, *[1] * (x.ndim - observed.ndim))
+    observed = expand_mask(observed_values(*x.shape[:2], length, mask), x.ndim)
     return np.where(observed, x, 0).astype(np.float32), valid

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from scipy.ndimage import correlate1d
 
-from diffsda_jax.evals.interface import Clips, Lengths, valid_steps
+from diffsda_jax.evals.interface import Clips, Lengths, expand_mask, valid_steps
 
 _SSIM_SIGMA_PIXELS = 1.5
 _SSIM_RADIUS_PIXELS = 5
+_SMALLEST_MSE = 1e-12  # keeps ratios to it finite
 
 
 def masked_mse(
@@ -29,7 +30,7 @@ def masked_mse(
     squared = np.square(x - x_other, dtype=np.float64)
     if mask is None:
         return float(squared.mean())
-    weight = np.broadcast_to(_expand(mask, x.ndim), x.shape)
+    weight = np.broadcast_to(expand_mask(mask, x.ndim), x.shape)
     if not weight.any():
         raise ValueError(
             "mask is False everywhere; at least one element must be observed; check "
@@ -41,11 +42,21 @@ def masked_mse(
 def normalized_mse(
     x: Clips, x_other: Clips, mask: Bool[np.ndarray, "B V *maskdims"] | None = None
 ) -> float:
-    """`masked_mse` over that of the best constant clip element (its mean): 0 perfect, 1 chance."""
-    weight = np.broadcast_to(_expand(_or_ones(mask, x), x.ndim), x.shape)
+    """`masked_mse` over that of the best constant clip element (its mean): 0 perfect, 1 chance.
+
+    Where all observed clips are the same constant, the mean errs nowhere and there is no scale:
+    the error is then taken over 1e-12, which is 0 for a perfect clip and very large otherwise.
+
+    Args:
+      x: clips.
+      x_other: the same shape.
+      mask: as in `masked_mse`.
+    """
+    weight = np.broadcast_to(expand_mask(_or_ones(mask, x), x.ndim), x.shape)
     count = np.maximum(weight.sum((0, 1), keepdims=True), 1)
-    mean = np.where(weight, x, 0).sum((0, 1), keepdims=True) / count
-    return masked_mse(x, x_other, mask) / masked_mse(x, np.broadcast_to(mean, x.shape), mask)
+    mean = np.where(weight, x, 0).sum((0, 1), dtype=np.float64, keepdims=True) / count
+    spread = masked_mse(x, np.broadcast_to(mean, x.shape), mask)
+    return masked_mse(x, x_other, mask) / max(spread, _SMALLEST_MSE)
 
 
 def psnr(
@@ -63,7 +74,7 @@ def psnr(
       mask: as in `masked_mse`.
       data_range: largest minus smallest possible value; 2 for frames in [-1, 1].
     """
-    mse = max(masked_mse(x, x_other, mask), 1e-12)
+    mse = max(masked_mse(x, x_other, mask), _SMALLEST_MSE)
     return float(10.0 * np.log10(data_range**2 / mse))
 
 
@@ -184,10 +195,6 @@ def kept_percent(
     if len(kept) == 2:
         kept["both"] = kept["static"] & kept["dynamic"]
     return {f"{name}_kept_percent": 100.0 * float(hits.mean()) for name, hits in kept.items()}
-
-
-def _expand(mask: np.ndarray, ndim: int) -> np.ndarray:
-    return mask.reshape(*mask.shape, *[1] * (ndim - mask.ndim))
 
 
 def _or_ones(mask: np.ndarray | None, x: np.ndarray) -> np.ndarray:

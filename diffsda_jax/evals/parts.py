@@ -55,6 +55,8 @@ def judge(context: Context) -> Outcome:
 def reconstruction(context: Context) -> Outcome:
     """Errors of clips decoded from their own factors, from random noise and from their x_T."""
     index = context.some_clips()
+    if not len(index):
+        return {}, ["reconstruction skipped: num_swaps is 0, so there are no clips"]
     x, factors, length = context.test_clips(index)
     result = {}
     for start in ("random", "inverted"):
@@ -75,6 +77,8 @@ def reconstruction(context: Context) -> Outcome:
 
 def swap(context: Context) -> Outcome:
     """What conditional swaps keep of either donor, by the judge and by the tracked object."""
+    if reason := context.why_no_swaps():
+        return {}, [f"swap skipped: {reason}"]
     static_index, dynamic_index = _pairs(context)
     mixed = mix(
         static_from=context.test_factors[static_index],
@@ -90,13 +94,19 @@ def swap(context: Context) -> Outcome:
 
 
 def one_factor(context: Context) -> Outcome:
-    """What is left when the other factor is set to its mean over the training clips."""
+    """What is left when the other factor is set to its mean over the training clips.
+
+    Always decoded from random noise, whatever the start of swaps: ``x_T`` of a clip would bring
+    back what was taken out of its factors.
+    """
     index = context.some_clips()
+    if not len(index):
+        return {}, ["one_factor skipped: num_swaps is 0, so there are no clips"]
     mean = mean_factors(context.train_factors, context.train.get("length"))
     result, notes = {}, []
     for keep in ("static", "dynamic"):
         factors = keep_one_factor(context.test_factors[index], mean, keep)
-        decoded = context.decode(factors, index, index)
+        decoded = context.decode(factors, index, index, start="random")
         errors = _errors(context, index, decoded)
         result[f"{keep}_only_nmse"] = errors["nmse"]
         result[f"{keep}_only_nmse_chance"] = 1.0
@@ -149,10 +159,15 @@ def _errors(context: Context, index: np.ndarray, decoded: Clips) -> dict[str, fl
 def _kept(
     context: Context, x: Clips, static_index: np.ndarray, dynamic_index: np.ndarray
 ) -> Outcome:
-    """Shares of clips that keep the labels of their donors, by the judge."""
+    """Shares of clips that keep the labels of their donors, by the judge.
+
+    The judge sees what is observed in the donors of the dynamics, as it did in training.
+    """
     if context.judge is None:
         return {}, ["kept labels skipped: there is no judge"]
-    judged = context.judge.predict(x, context.pick("length", dynamic_index))
+    judged = context.judge.predict(
+        x, context.pick("length", dynamic_index), context.pick("mask", dynamic_index)
+    )
     result = measure.kept_percent(
         judged,
         context.pick("static_label", static_index),

@@ -141,7 +141,10 @@ def probe_factors(
             if not result.converged:
                 notes.append(f"probe {key} stopped after {_MAX_ITERATIONS} iterations")
     if "position" in train_data and "position" in test_data:
-        metrics.update(_position_probes(train, test, train_data, test_data))
+        if len(test_data["position"]) < 2:
+            notes.append("probes to position skipped: R^2 needs 2 test clips or more")
+        else:
+            metrics.update(_position_probes(train, test, train_data, test_data))
     return metrics, notes
 
 

@@ -14,6 +14,7 @@ from diffsda_jax.evals.interface import (
     Lengths,
     SequenceModel,
     encode_clips,
+    expand_mask,
     map_batches,
     valid_steps,
 )
@@ -103,7 +104,7 @@ def make_start(
         len(x),
         batch_size,
     )
-    real = valid_steps(*shape[:2], length).reshape(*shape[:2], *[1] * (len(shape) - 2))
+    real = expand_mask(valid_steps(*shape[:2], length), len(shape))
     return np.where(real, inverted, noise)
 
 

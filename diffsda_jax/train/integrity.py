@@ -128,7 +128,8 @@ def restore_last_good(
             except (ValueError, KeyError, OSError) as error:
                 if recorded:
                     raise
-                damage = f"it does not restore ({str(error).splitlines()[0][:200]})"
+                reason = (str(error).strip().splitlines() or [repr(error)])[0]
+                damage = f"it does not restore ({reason[:200]})"
         if damage is not None:
             damaged[step] = damage
             continue

@@ -1,21 +1,22 @@
 """SIGTERM and Ctrl-C as a request to save and leave, instead of a sudden end."""
 
-import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_INTERRUPTED = 3
+EXIT_INTERRUPTED = 3  # exit status of a run that was told to stop and saved all steps done
+_EXIT_NOT_SAVED = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _GRACE_SECONDS = 4.0
 
 
-class _Abandoned(BaseException):
+class Abandoned(BaseException):
     """Raised by the signal handler to leave work that can be dropped."""
 
 
@@ -29,10 +30,11 @@ class Interrupt:
     Python runs a handler only between two of its own instructions, so a signal that comes during a
     compilation or a long sampling call would be seen when that ends, minutes later. A thread is
     therefore woken by the signal itself, and ends the process when the work under way holds nothing
-    that is not saved (`droppable`, or before the first `requested`).
+    that is not saved (``droppable``, or before the first ``requested``).
 
     Args:
-      before_exit: called by that thread first, such as to wait for a checkpoint under way.
+      before_exit: called by that thread first, such as to wait for a checkpoint under way; if it
+        raises, the process ends with that error in one line.
     """
 
     def __init__(self, before_exit: Callable[[], None] = lambda: None):
@@ -47,7 +49,7 @@ class Interrupt:
     def __enter__(self) -> "Interrupt":
         """Installs the handlers."""
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _SIGNALS:
                 self._old[number] = signal.signal(number, self._handle)
             reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
@@ -56,22 +58,41 @@ class Interrupt:
         return self
 
     def _watch(self, reader: int) -> None:
-        """Waits for a signal, then for the work under way, and ends the process if it holds on."""
-        received = os.read(reader, 1)
+        """Acts on the first SIGTERM or SIGINT, and reads on until ``__exit__`` closes the pipe.
+
+        Were it closed earlier, Python would complain about each further signal.
+        """
+        acted = False
+        while received := os.read(reader, 64):
+            numbers = [number for number in received if number in _SIGNALS]
+            if numbers and not acted:
+                acted = True
+                self._end_what_holds_on(signal.Signals(numbers[0]).name)
         os.close(reader)
-        if not received or received[0] not in tuple(self._old):
-            return
+
+    def _end_what_holds_on(self, name: str) -> None:
+        """Waits for the work under way, then ends the process if nothing is lost by it."""
         if self._left.wait(_GRACE_SECONDS) or not self._nothing_to_lose:
             return
-        self._before_exit()
-        if self._nothing_to_lose and not self._left.is_set():
-            name = signal.Signals(received[0]).name
-            print(
-                f"stopped by {name}; all steps done are saved; run the same command again to go on",
-                file=sys.stderr,
-                flush=True,
+        try:
+            self._before_exit()
+        except Exception as error:  # of any kind: nobody above this thread would report it
+            reason = " ".join(str(error).split()) or repr(error)
+            text = (
+                f"stopped by {name}, but the last checkpoint is not saved ({reason}); mend that "
+                "and run the same command again to go on from the one before"
             )
-            os._exit(EXIT_INTERRUPTED)
+            self._end(text, _EXIT_NOT_SAVED)
+            return
+        if self._nothing_to_lose and not self._left.is_set():
+            text = "all steps done are saved; run the same command again to go on"
+            self._end(f"stopped by {name}; {text}", EXIT_INTERRUPTED)
+
+    @staticmethod
+    def _end(message: str, status: int) -> None:
+        """Ends the process from this thread; the main thread may be deep in compiled code."""
+        print(message, file=sys.stderr, flush=True)
+        os._exit(status)
 
     def __exit__(
         self,
@@ -93,7 +114,8 @@ class Interrupt:
         self._signal = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if self._droppable:
-            raise _Abandoned
+            self._droppable = False  # a further signal must not break into the way out
+            raise Abandoned
 
     @property
     def name(self) -> str:
@@ -115,19 +137,41 @@ class Interrupt:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.signalled
 
-    @contextlib.contextmanager
-    def droppable(self, saved: bool) -> Iterator[None]:
+    def droppable(self) -> "_Droppable":
         """Marks work (an evaluation) that a signal leaves at once instead of waiting for its end.
 
-        The work must leave nothing half-changed that is used afterwards.
-
-        Args:
-          saved: all steps done are saved, so that even the process may end.
+        All steps done must be saved, as even the process may end; and the work must leave nothing
+        half-changed that is used afterwards. ``Abandoned`` may come out of the ``with`` statement
+        itself, between two of Python's instructions, or on entering if a signal came before.
         """
-        self._droppable, self._nothing_to_lose = True, saved
-        try:
-            yield
-        except _Abandoned:
-            pass
-        finally:
-            self._droppable = self._nothing_to_lose = False
+        return _Droppable(self)
+
+    def _allow_drop(self, allowed: bool) -> None:
+        """Says whether the work under way may be left, and the process ended."""
+        self._droppable = allowed
+        self._nothing_to_lose = allowed
+
+
+class _Droppable:
+    """Context manager of ``Interrupt.droppable``."""
+
+    def __init__(self, interrupt: Interrupt):
+        """Nothing is marked yet."""
+        self._interrupt = interrupt
+
+    def __enter__(self) -> None:
+        """Marks the work, unless a signal came already: then it must not start."""
+        self._interrupt._allow_drop(True)
+        if self._interrupt.signalled:
+            self._interrupt._allow_drop(False)
+            raise Abandoned
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Takes the mark away first of all, so that a signal from now on raises nothing."""
+        self._interrupt._allow_drop(False)
+        return isinstance(error, Abandoned)

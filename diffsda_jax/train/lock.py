@@ -15,8 +15,8 @@ LOCK_FILE = ".lock"
 class WorkdirLock:
     """Context manager that holds ``<workdir>/.lock``; the system frees it however a run ends.
 
-    Only one process of a run takes it (process 0). File systems without locks, and buckets, are
-    let through with a logged warning.
+    Only one process of a run takes it (process 0). File systems without locks are let through with
+    a logged warning.
 
     Args:
       workdir: folder of the run; made if missing.
@@ -32,9 +32,6 @@ class WorkdirLock:
 
     def __enter__(self) -> "WorkdirLock":
         """Takes the lock or raises at once."""
-        if "://" in self.workdir:
-            logger.warning("%s is a bucket: two runs in it are not detected", self.workdir)
-            return self
         folder = Path(self.workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / LOCK_FILE).open("a+")

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from diffsda_jax import sharding
 from diffsda_jax.train.checkpoint import Checkpointer
 from diffsda_jax.train.console import Progress
-from diffsda_jax.train.interrupt import Interrupt
+from diffsda_jax.train.interrupt import Abandoned, Interrupt
 from diffsda_jax.train.state import TrainState
 from diffsda_jax.train.step import BATCH_KEYS, StepFn
 from diffsda_jax.train.writers import MetricWriter
@@ -143,15 +143,16 @@ def _describe_non_finite(
     step: int, metrics: Mapping[str, Any], name: str, checkpointer: Checkpointer
 ) -> str:
     """The one-line error; waits for a save under way, so that what it names is on disk."""
-    last = checkpointer.latest_step()
-    place = (
-        "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
-    )
+    last, place = checkpointer.latest_step(), checkpointer.directory
+    if last is None:
+        saved, keep = f"there is no checkpoint yet in {place}", ""
+    else:
+        saved = f"the last good checkpoint is step {last} in {place}"
+        keep = f", with --config.train.init_from={place} to keep the last good weights"
     values = ", ".join(f"{key}={float(value):.4g}" for key, value in metrics.items())
     return (
-        f"{name} is {float(metrics[name])} at step {step} ({values}); {place}, in "
-        f"{checkpointer.directory}. Lower the learning rate or the gradient clip, or look for "
-        "extreme values in the data, and start again."
+        f"{name} is {float(metrics[name])} at step {step} ({values}); {saved}. Lower the learning "
+        f"rate in a new --workdir{keep}, or look for extreme values in the data."
     )
 
 
@@ -174,7 +175,8 @@ def train(
     """Trains from ``state.step`` to ``total_steps``; saves, evaluates and reports on the way.
 
     A signal (SIGTERM, Ctrl-C) ends the run after the current step with a checkpoint; an evaluation
-    under way is dropped. The state is saved at the end, too.
+    under way is dropped. The state is saved at the end, too. A run that is finished already is
+    left as it is, without an evaluation.
 
     Args:
       state: of ``create_state`` or ``resume``; its memory is reused, so use the result's.
@@ -189,8 +191,8 @@ def train(
       meta: JSON values saved with each checkpoint; ``data_state`` is added.
       log_every_steps: steps between two reports; the values stay on the devices until then.
       checkpoint_every_steps: steps between two checkpoints.
-      evaluators: pairs (every_steps, ``evaluate(step, state)``), called after the checkpoint of
-        their step, and at the end. They must not keep ``state``.
+      evaluators: pairs (every_steps, ``evaluate(step, state)``), called at these steps, after a
+        checkpoint, and at the end. They must not keep ``state``.
       prefetch: batches put on the devices ahead of use.
 
     Returns:
@@ -207,7 +209,15 @@ def train(
         if steps < 1:
             raise ValueError(f"{name} every_steps is {steps}; allowed: 1 or more.")
 
-    step, stop, saved = int(state.step), False, False
+    step, stop = int(state.step), False
+    if step >= total_steps:
+        message = (
+            f"finished already: {step} steps are done and saved in {checkpointer.directory}; "
+            f"--config.train.num_steps above {step} goes on (it is {total_steps})"
+        )
+        logger.info(message)
+        return TrainResult(state=state, interrupted=False, message=message)
+
     batches = prefetch_batches(data_iterator, mesh, prefetch)
     window, progress = _Window(), Progress(step, total_steps)
 
@@ -231,18 +241,19 @@ def train(
                 window.add(step, metrics)
                 progress.advance()
                 stop, last = interrupt.requested(step), step == total_steps
-                saved = stop or last or step % checkpoint_every_steps == 0
-                if saved:
+                due = [evaluate for steps, evaluate in evaluators if last or step % steps == 0]
+                if stop or due or last or step % checkpoint_every_steps == 0:
                     save()
                 elif step % log_every_steps == 0:
                     report()
-                for every_steps, evaluate in evaluators:
-                    if not stop and (last or step % every_steps == 0):
-                        with interrupt.droppable(saved):
-                            evaluate(step, state)
+                for evaluate in due:
+                    if not stop:
+                        try:
+                            with interrupt.droppable():
+                                evaluate(step, state)
+                        except Abandoned:  # the signal came just before or after the evaluation
+                            pass
                         stop = interrupt.signalled
-            if stop and not saved:
-                save()
         finally:
             progress.close()
             writer.flush()

@@ -23,10 +23,9 @@ def make_schedule(
       moves: step i has ``(i + 1) / (warmup_steps + 1)``), then a cosine down to 0 at
       ``total_steps``.
     - ``constant``: the same warm-up, then ``learning_rate``.
-    - ``reference``: constant within an epoch. The multipliers of the first epochs are 1, 2, 1, then
-      follows a cosine whose period is all epochs, E. Read here as: the third epoch's 1 is the
-      cosine's own start, so epoch e >= 2 has ``(1 + cos(pi (e - 2) / E)) / 2``, and the last epoch
-      ends close to 0 but not at it. No warm-up.
+    - ``reference``: constant within an epoch, without warm-up. Of E epochs the first two have the
+      multipliers 1 and 2, and epoch e >= 2 has ``(1 + cos(pi (e - 2) / E)) / 2``, which ends close
+      to 0 but not at it.
 
     Args:
       name: one of ``SCHEDULES``.
@@ -51,9 +50,8 @@ def make_schedule(
     if not learning_rate > 0:
         raise ValueError(f"learning_rate is {learning_rate}; allowed: above 0.")
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"warmup_steps is {warmup_steps}; allowed: 0 to total_steps - 1 = {total_steps - 1}."
-        )
+        allowed = f"0 to total_steps - 1 = {total_steps - 1}"
+        raise ValueError(f"warmup_steps is {warmup_steps}; allowed: {allowed}.")
     if name == "reference":
         if not steps_per_epoch or steps_per_epoch < 1 or warmup_steps:
             raise ValueError(
@@ -78,6 +76,8 @@ def _reference_schedule(
     """The schedule ``reference`` of ``make_schedule``."""
     epochs = math.ceil(total_steps / steps_per_epoch)
 
+    # The source says "1, 2, 1, then a cosine over all epochs"; read as: the third epoch's 1 is the
+    # cosine's own start.
     def schedule(step: int | Array) -> Array:
         epoch = jnp.asarray(step) // steps_per_epoch
         cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip((epoch - 2) / epochs, 0.0, 1.0)))

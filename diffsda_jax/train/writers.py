@@ -53,11 +53,22 @@ class MetricWriter:
         self._lines.write(json.dumps(record) + "\n")
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Writes pictures ``[N, H, W, C]`` side by side, uint8 or floats in [0, 1]."""
+        """Writes pictures ``[H, W, C]``, or ``[N, H, W, C]`` side by side; uint8 or in [0, 1].
+
+        Raises:
+          ValueError: an array of another shape.
+        """
         if self._events is None:
             return
         for name, value in images.items():
-            self._events.add_image(name, _side_by_side(_bytes(value)), step, dataformats="HWC")
+            pixels = np.asarray(value)
+            if pixels.ndim not in (3, 4) or pixels.shape[-1] not in (1, 3):
+                raise ValueError(
+                    f"image {name!r} has shape {list(pixels.shape)}; allowed: [H, W, C] and "
+                    "[N, H, W, C] with C of 1 or 3. Add the missing axis or drop the alpha channel."
+                )
+            grid = _side_by_side(_bytes(pixels if pixels.ndim == 4 else pixels[None]))
+            self._events.add_image(name, grid, step, dataformats="HWC")
 
     def write_videos(self, step: int, videos: Mapping[str, np.ndarray], fps: float = 10.0) -> None:
         """Writes videos ``[N, V, H, W, C]`` side by side as an animated GIF, uint8 or [0, 1]."""

@@ -10,6 +10,7 @@ import torch_writer as tw
 
 from diffsda_jax.convert import __main__ as command
 from diffsda_jax.convert import convert_file
+from diffsda_jax.data.sources import SOURCES
 from diffsda_jax.train.checkpoint import load_for_inference
 
 PTH = golden_cases.FOLDER / "audio_mel.pth"
@@ -73,6 +74,50 @@ def test_config_that_agrees(tmp_path, capsys):
     meta = load_for_inference(tmp_path / "run")[1]
     assert meta["model"]["dropout"] == 0.25 and meta["model"]["recurrence"] == "reference"
     assert meta["config"]["model"]["recurrence"] == "reference"
+
+
+def test_a_config_of_another_model_is_put_right(tmp_path, capsys):
+    wrong = """    config.model.dynamic_activation = "tanh"
+    config.model.encoder_pooling = True
+    config.model.template_channels = 3
+    return config
+"""
+    text = CONFIG.format(static_dim=8).replace("    return config\n", wrong)
+    (tmp_path / "config.py").write_text(text)
+    arguments = [f"--checkpoint={PTH}", f"--out={tmp_path / 'run'}"]
+    status, out, _ = run(capsys, *arguments, f"--config={tmp_path / 'config.py'}")
+    assert status == 0 and out.count("released weights have no other") == 4
+    assert "model.dynamic_activation is 'linear', not the configuration's 'tanh'" in out
+    meta = load_for_inference(tmp_path / "run")[1]
+    for model in (meta["model"], meta["config"]["model"]):
+        assert model["recurrence"] == "reference" and model["dynamic_activation"] == "linear"
+        assert model["encoder_pooling"] is False and model["template_channels"] == 0
+    report = json.loads((tmp_path / "run" / "conversion_report.json").read_text())
+    assert sum("released weights" in note for note in report["notes"]) == 4
+
+
+def test_a_config_of_other_data_is_refused(tmp_path, capsys):
+    text = CONFIG.format(static_dim=8).replace("japanese_vowels", "digits")
+    (tmp_path / "config.py").write_text(text)
+    arguments = [f"--checkpoint={PTH}", f"--out={tmp_path / 'run'}"]
+    status, _, err = run(capsys, *arguments, f"--config={tmp_path / 'config.py'}")
+    assert status == 2 and err.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert "'digits', a video source, but the file holds a series model" in err
+
+
+def test_every_source_has_a_kind():
+    assert command._SOURCE_KINDS.keys() == set(SOURCES)
+
+
+@pytest.mark.parametrize("error", [None, PermissionError(13, "Permission\ndenied", "/x")])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch, error):
+    (tmp_path / "file").write_text("")
+    if error is not None:  # raised here by hand: root may write everywhere
+        monkeypatch.setattr(command, "convert", lambda options: (_ for _ in ()).throw(error))
+    status, _, err = run(capsys, f"--checkpoint={PTH}", f"--out={tmp_path / 'file' / 'run'}")
+    assert status == 2 and err.count("\n") == 1
+    assert ("Not a directory" if error is None else "Permission denied: '/x'") in err
+    assert "--out a folder to write in" in err
 
 
 def test_config_that_differs(tmp_path, capsys):

@@ -105,7 +105,9 @@ def test_missing_values_are_masked_and_counted(tmp_path, caplog):
     lines[5] = "2020-01-4,4,NaN,ok"
     path = write(tmp_path / "t.csv", *lines)
     source = csv_source("train", path, length=4)
-    assert "2 of 20 values are missing and masked" in caplog.text
+    first = f"the first in file {path}, line 4, column 'a' (most in column 'a': 1)"
+    assert f"2 of 20 values are missing and masked, {first}" in caplog.text
+    assert "nan_policy='error'" in caplog.text
     one, two = source.load(0, RNG), source.load(1, RNG)
     assert one["mask"].tolist() == [[True, True]] * 2 + [[False, True], [True, True]]
     assert two["mask"][0].tolist() == [True, False]
@@ -135,7 +137,7 @@ def test_missing_values_are_masked_and_counted(tmp_path, caplog):
             r"label changes within t\[4:8\] \(no, ok\)",
         ),
         ("2020,1,1,ok", {"length": 17}, r"t has 16 steps, shorter than length=17 \(after"),
-        ("2020,1,1,ok", {"length": None}, "needs the option length"),
+        ("2020,1,1,ok", {"length": None}, "needs the option 'length', steps .*set --config"),
         ("2020,1,1,ok", {"layout": "tall"}, "layout='tall' of source 'csv': use one of"),
         ("2020,1,1,ok", {"nan_policy": "drop"}, "nan_policy='drop' of source 'csv': use one of"),
         ("2020,1,1,ok", {"stride": 0}, "stride=0 of source 'csv': use 1 or more"),

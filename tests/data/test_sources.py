@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffsda_jax.data.sources import SOURCES, ElementSpec, Source, make_source
-from diffsda_jax.data.sources.base import hash_split, label_ids
+from diffsda_jax.data.sources.base import hash_split, label_ids, unknown_name_message
 
 
 class Listed(Source):
@@ -34,11 +34,16 @@ def test_every_registered_class_knows_its_name():
 @pytest.mark.parametrize(
     ("name", "split", "options", "message"),
     [
-        ("digit", "train", {}, "unknown data source 'digit', did you mean 'digits'?"),
-        ("digits", "tset", {}, "unknown split of source 'digits' 'tset', did you mean 'test'?"),
-        ("digits", "train", {"canvs": 16}, "'canvs', did you mean 'canvas'?"),
+        ("digit", "train", {}, "unknown data source 'digit'. Did you mean 'digits'\\?"),
+        ("digits", "tset", {}, r"unknown split of source 'digits': 'tset'. Did you mean 'test'\?"),
+        ("digits", "train", {"canvs": 16}, r"'canvs'. Did you mean 'canvas'\? Known: canvas, "),
         ("digits", "train", {"canvas": 17}, r"canvas=17 .* use one of \(16, 32\)"),
-        ("csv", "train", {}, "source 'csv' needs the option 'path'"),
+        (
+            "csv",
+            "train",
+            {},
+            r"source 'csv' needs the option 'path': set --config.source.options.path=\.\.\.",
+        ),
     ],
 )
 def test_bad_requests_are_explained_in_one_line(name, split, options, message):
@@ -66,6 +71,26 @@ def test_skips_are_counted_named_and_capped(caplog):
     assert "2 skipped" in source.describe()
     with pytest.raises(ValueError, match=r"3 of 40 .* max_skipped_share=0.05 .*a.mp4 \(broken\)"):
         source.skip("c.mp4", "broken")
+
+
+def test_many_skips_are_three_names_and_one_count(caplog):
+    source = Listed(count=100, max_skipped_share=0.2)
+    for number in range(12):
+        source.skip(f"clip{number}", "short", check=False)
+    source.check_skipped()
+    source.check_skipped()
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.count("clip") for line in lines] == [1, 1, 1, 0]
+    assert lines[3] == "listed/train: skipped 12 of 100 items so far, the first 3 are named above"
+    with pytest.raises(ValueError, match=r"lower the length \(--config.data.length\)") as caught:
+        for number in range(12, 30):
+            source.skip(f"clip{number}", "short")
+    assert "and 18 more" in str(caught.value) and len(caplog.records) == 4
+
+
+def test_unknown_names_without_a_near_one():
+    message = unknown_name_message("colour", "xyz", ["red", "blue"])
+    assert message == "unknown colour 'xyz'. Known: blue, red."
 
 
 def test_fingerprint_tells_data_apart():

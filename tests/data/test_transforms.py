@@ -137,6 +137,21 @@ def test_normalizer_reaches_the_target_over_observed_values():
     np.testing.assert_allclose(back[keep], elements[0]["x"][keep], rtol=1e-5)
 
 
+def test_normalizer_without_a_length_counts_all_steps_of_long_sequences():
+    x = series(300)
+    x[100:] = 50 * x[100:] + 7  # far from the first window
+    elements = [{"x": x}, {"x": series(4, seed=1)}]
+    normalizer = fit_normalizer(Arrays(elements), target_std=0.5)
+    every = np.concatenate([element["x"] for element in elements]).astype(np.float64)
+    np.testing.assert_allclose(normalizer.mean, every.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(normalizer.std, every.std(0), rtol=1e-5)
+    rng = np.random.default_rng(0)
+    for mode in ("crop", "pad"):
+        out = [fit_length({"x": x}, 10, mode, rng, random=True) for _ in range(400)]
+        values = np.stack([normalizer.apply(e["x"], e["mask"]) for e in out])
+        assert 0.35 < values.std() < 0.65
+
+
 def test_normalizer_survives_json():
     normalizer = fit_normalizer(Arrays([{"x": series(9)}]), target_std=0.3)
     back = Normalizer.from_dict(json.loads(json.dumps(normalizer.to_dict())))

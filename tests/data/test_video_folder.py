@@ -1,4 +1,5 @@
 import builtins
+import json
 import shutil
 
 import numpy as np
@@ -37,6 +38,35 @@ def test_any_window_of_a_video_is_decoded_exactly(tmp_path, write_video, suffix,
         frames = video_io.read_frames(path, wanted, 16)
         assert frames.shape == (5, 16, 16, 3) and frames.dtype == np.uint8
         assert [round((frame.mean() - 20) / 5) for frame in frames] == wanted
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, write_video):
+    import av
+
+    whole = write_video(tmp_path / "a.mp4", 20, {"x264-params": f"{GOP}:bframes=0"})
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    path = tmp_path / "test" / "b.mp4"
+    path.parent.mkdir()
+    with av.open(str(whole)) as source, av.open(str(path), "w", options=options) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
+        early = 5 * packets[0].duration
+        for packet in packets:
+            packet.pts, packet.dts, packet.stream = packet.pts - early, packet.dts - early, stream
+            target.mux(packet)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 20  # what the container states
+    assert video_io.count_frames(path) == 15
+    frames = video_io.read_frames(path, [0, 14], 16)
+    assert [round((frame.mean() - 20) / 5) for frame in frames] == [5, 19]
+    with pytest.raises(ValueError, match=r"test/b.mp4 \(15 frames, shorter than length=16 even"):
+        folder("test", tmp_path, length=16)
+    old = tmp_path / "cache" / "frame_counts.json"  # counts of the time when 20 was believed
+    old.parent.mkdir()
+    stat = path.stat()
+    old.write_text(json.dumps({str(path): [stat.st_size, stat.st_mtime_ns, 20]}))
+    with pytest.raises(ValueError, match="15 frames"):
+        folder("test", tmp_path, length=16, cache_dir=str(old.parent))
 
 
 def decode_order(path):

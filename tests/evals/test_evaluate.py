@@ -6,6 +6,8 @@ from oracles import Clueless, DigitOracle, digit_arrays
 
 from diffsda_jax.data.sources.digits import MOTIONS
 from diffsda_jax.evals.evaluate import evaluate
+from diffsda_jax.evals.judges import Judge, JudgeNet
+from diffsda_jax.evals.swap import make_pairs
 from diffsda_jax.factors import Factors
 
 
@@ -145,6 +147,75 @@ def test_padding_changes_no_metric():
     for data in (train, test):
         data["x"] = np.where(data["mask"], data["x"], 50.0).astype(np.float32)
     assert evaluate(Echo(), train, test, **settings).metrics == pytest.approx(clean)
+
+
+@pytest.mark.parametrize("kind", ["series", "video"])
+def test_one_test_clip_skips_the_swaps_with_a_note(kind):
+    train, test = (series(6, 0), series(1, 1)) if kind == "series" else digit_pair(6, 1)
+    model = Echo() if kind == "series" else DigitOracle(train, test)
+    result = evaluate(model, train, test, kind=kind, num_swaps=4)
+    assert "swap skipped: there is 1 test clip; swaps need 2 or more" in result.notes
+    assert "swap pictures skipped: there is 1 test clip; swaps need 2 or more" in result.notes
+    groups = {name.split("/")[0] for name in result.metrics}
+    assert "swap" not in groups and "reconstruction" in groups
+    assert np.isfinite(list(result.metrics.values())).all()
+    assert not any(name.startswith("swap") for name in result.images)
+
+
+def digit_pair(num_train, num_test):
+    pair = digit_arrays("train", num_train), digit_arrays("test", num_test)
+    for data in pair:  # no labels, no judge: quicker
+        del data["static_label"], data["dynamic_label"]
+    return pair
+
+
+def test_no_metrics_of_no_clips():
+    train, test = series(6, 0), series(3, 1)
+    result = evaluate(Echo(), train, test, kind="series", num_swaps=0)
+    assert result.metrics == {} and "swap skipped: num_swaps is 0" in " ".join(result.notes)
+    empty = {name: values[:0] for name, values in test.items()}
+    with pytest.raises(ValueError, match="the test split has 0 clips"):
+        evaluate(Echo(), train, empty, kind="series")
+
+
+def test_one_factor_starts_from_random_noise_in_every_form():
+    class Counting(Echo):
+        inverted = 0
+
+        def invert(self, x, factors, num_steps=32):
+            self.inverted += 1
+            return x
+
+    for part, expected in (("one_factor", 0), ("swap", 1)):
+        model = Counting()
+        settings = {"form": "reference", "start": "donor", "num_swaps": 4, "pictures": False}
+        evaluate(model, series(8, 0), series(8, 1), kind="series", parts=(part,), **settings)
+        assert model.inverted == expected
+
+
+def test_the_judge_sees_a_swap_through_the_mask_of_the_donor_of_the_dynamics(monkeypatch):
+    train, test = series(8, 0), series(8, 1)
+    rng = np.random.default_rng(2)
+    test["mask"] &= rng.uniform(size=test["mask"].shape) < 0.6
+    calls = []
+
+    def predict(self, x, length=None, mask=None):
+        calls.append(mask)
+        return {}
+
+    monkeypatch.setattr(Judge, "predict", predict)
+    evaluate(
+        Echo(),
+        train,
+        test,
+        kind="series",
+        parts=("swap",),
+        num_swaps=5,
+        judge=Judge(net=JudgeNet(2, 0, 4), params={}),
+        pictures=False,
+    )
+    _, dynamic_index = make_pairs(8, 5, seed=0)
+    np.testing.assert_array_equal(calls[0], test["mask"][dynamic_index])
 
 
 def test_reference_form_starts_from_the_target(tmp_path):

@@ -35,6 +35,17 @@ def test_the_mean_has_normalized_mse_one():
     assert measure.normalized_mse(x, x) == 0.0
 
 
+@pytest.mark.parametrize("value", [0.0, 0.3, 1000.1])
+def test_normalized_mse_of_constant_data_is_finite(value):
+    x = np.full((4, 3, 2), value, np.float32)
+    assert measure.normalized_mse(x, x) == 0.0
+    off = measure.normalized_mse(x, x + np.float32(0.5))
+    assert np.isfinite(off) and off > 1e10
+    mask = np.zeros(x.shape, bool)
+    mask[0] = True
+    assert measure.normalized_mse(x, x, mask) == 0.0
+
+
 def test_ssim_of_equal_constant_and_unlike_frames():
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (2, 3, 16, 16, 1)).astype(np.float32)

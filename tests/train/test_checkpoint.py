@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from tiny_run import assert_trees_equal, copy
 
 from diffsda_jax import sharding
+from diffsda_jax.train import integrity
 from diffsda_jax.train.checkpoint import (
     Checkpointer,
     check_compatible,
@@ -164,6 +166,17 @@ def test_step_without_checksums_is_taken_if_it_restores(folder, caplog):
     damage_truncate(array_file(folder / "3"))
     assert restore(folder)[1]["step"] == 2
     assert "step 3: it does not restore" in caplog.text
+
+
+def test_damage_is_told_even_where_the_error_says_nothing(tmp_path):
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4" / "file").touch()
+
+    def restore(step):
+        raise ValueError
+
+    with pytest.raises(ValueError, match=r"step 4: it does not restore \(ValueError\(\)\)"):
+        integrity.restore_last_good(epath.Path(tmp_path), restore)
 
 
 def test_everything_damaged_is_an_error_that_names_each(folder):

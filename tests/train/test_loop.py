@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from tiny_run import ROOT_KEY, Batches, Run, assert_trees_equal, copy
 
 from diffsda_jax.train.checkpoint import load_for_inference
+from diffsda_jax.train.interrupt import Interrupt
 from diffsda_jax.train.loop import NonFiniteLossError, prefetch_batches
 
 
@@ -71,8 +73,11 @@ def test_data_position_is_that_of_the_batches_used():
 def test_finished_run_does_nothing_more(tmp_path):
     first = Run(tmp_path).go(4)
     state = copy(first.state)
-    again = Run(tmp_path).go(4)
-    assert_trees_equal(copy(again.state), state)
+    for until in (4, 3):
+        again = Run(tmp_path).go(until, evaluators=[(1, lambda *_: pytest.fail("called"))])
+        assert_trees_equal(copy(again.state), state)
+        assert not again.interrupted
+        assert again.message.startswith("finished already: 4 steps are done and saved in")
     assert len(read_lines(tmp_path)) == 2
 
 
@@ -95,15 +100,17 @@ def test_non_finite_loss_names_step_metric_and_last_checkpoint(tmp_path):
         run.go(20)
     text = str(error.value)
     assert "loss is nan at step 6" in text and "last good checkpoint is step 4" in text
-    assert str(tmp_path / "checkpoints") in text and "\n" not in text
-    assert load_for_inference(tmp_path)[1]["step"] == 4
+    assert "a new --workdir" in text and "\n" not in text
+    (kept,) = re.findall(r"--config.train.init_from=(\S+) ", text)
+    assert load_for_inference(kept)[1]["step"] == 4
 
 
 def test_non_finite_state_is_not_saved_even_at_a_checkpoint_step(tmp_path):
     run = Run(tmp_path)
     run.data = Batches(spoil_at=3)
-    with pytest.raises(NonFiniteLossError, match="at step 4 .*there is no checkpoint yet"):
+    with pytest.raises(NonFiniteLossError, match="at step 4 .*there is no checkpoint") as error:
         run.go(20, log_every_steps=100)
+    assert "init_from" not in str(error.value)
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()]
 
 
@@ -162,6 +169,30 @@ def test_long_evaluation_is_dropped(tmp_path):
     result = Run(tmp_path).go(2, evaluators=[(2, evaluate)])
     assert time.monotonic() - start < 30 and not done
     assert result.interrupted and "run --mode=eval to evaluate" in result.message
+
+
+def test_signal_just_before_an_evaluation_saves_and_skips_all_of_them(tmp_path, monkeypatch):
+    asked = Interrupt.requested
+
+    def requested(self, step):
+        answer = asked(self, step)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer
+
+    monkeypatch.setattr(Interrupt, "requested", requested)
+    evaluators = [(2, lambda *_: pytest.fail("called")), (1, lambda *_: None)]
+    result = Run(tmp_path).go(9, evaluators=evaluators, checkpoint_every_steps=100)
+    assert result.interrupted and int(result.state.step) == 2
+    assert load_for_inference(tmp_path)[1]["step"] == 2
+
+
+def test_evaluations_begin_after_a_checkpoint_of_their_step(tmp_path):
+    def evaluate(step, state):
+        saved = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+        assert any(name.partition(".")[0] == str(step) for name in saved)  # or under way
+
+    Run(tmp_path).go(5, evaluators=[(3, evaluate)], checkpoint_every_steps=100)
 
 
 def test_second_ctrl_c_would_end_the_process_at_once(tmp_path):

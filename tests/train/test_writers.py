@@ -1,5 +1,6 @@
 """What is written can be read back."""
 
+import contextlib
 import io
 import json
 
@@ -34,6 +35,7 @@ def written(tmp_path):
     writer.write_scalars(4, {"train/loss": float("nan")})
     ramp = np.linspace(0, 1, 2 * 4 * 5).reshape(2, 4, 5, 1)
     writer.write_images(3, {"grid": np.repeat(ramp, 3, axis=-1), "grey": ramp})
+    writer.write_images(3, {"single": ramp[1]})
     writer.write_videos(
         3, {"clip": (np.arange(2 * 6 * 4 * 5 * 3) % 255).astype(np.uint8).reshape(2, 6, 4, 5, 3)}
     )
@@ -68,6 +70,20 @@ def test_images(written):
             and pixels[-1, -1, 0] == 255
             and pixels[0, 5, 0] == round(20 / 39 * 255)
         )
+
+
+def test_single_image_needs_no_count(written):
+    _, events = written
+    ((_, value),) = events["single"]
+    image = Image.open(io.BytesIO(value.image.encoded_image_string))
+    assert image.size == (5, 4) and np.asarray(image)[0, 0, 0] == round(20 / 39 * 255)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 2), (1, 2, 4, 5, 3)])
+def test_image_of_another_shape_is_named(tmp_path, shape):
+    with contextlib.closing(MetricWriter(tmp_path)) as writer:
+        with pytest.raises(ValueError, match=rf"image 'a' has shape \[{shape[0]}, .*allowed: "):
+            writer.write_images(1, {"a": np.zeros(shape)})
 
 
 def test_videos_are_animated(written):

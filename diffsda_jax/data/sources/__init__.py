@@ -1,12 +1,17 @@
 """Data sources by name: `make_source("digits", "train", canvas=16)`."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffsda_jax.data.sources.base import BrokenItemError, ElementSpec, Source
+from diffsda_jax.data.sources.base import (
+    SPLITS,
+    BrokenItemError,
+    ElementSpec,
+    Source,
+    unknown_name_message,
+)
 
 __all__ = ["SOURCES", "BrokenItemError", "ElementSpec", "Source", "make_source"]
 
@@ -45,12 +50,6 @@ SOURCES: Mapping[str, type[Source]] = _Registry(
 )
 
 
-def _unknown(what: str, name: str, allowed: list[str]) -> ValueError:
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"unknown {what} {name!r}{hint} Use one of: {', '.join(allowed)}")
-
-
 def make_source(name: str, split: str, **options: Any) -> Source:
     """Makes a data source.
 
@@ -68,16 +67,21 @@ def make_source(name: str, split: str, **options: Any) -> Source:
         FileNotFoundError: data that is not where an option says.
     """
     if name not in SOURCES:
-        raise _unknown("data source", name, sorted(SOURCES))
-    if split not in ("train", "test"):
-        raise _unknown(f"split of source {name!r}", split, ["train", "test"])
+        raise ValueError(unknown_name_message("data source", name, SOURCES))
+    if split not in SPLITS:
+        raise ValueError(unknown_name_message(f"split of source {name!r}:", split, SPLITS))
     cls = SOURCES[name]
     parameters = dict(inspect.signature(cls).parameters)
     del parameters["split"]
     for option in options:
         if option not in parameters:
-            raise _unknown(f"option of source {name!r}", option, sorted(parameters))
+            raise ValueError(
+                unknown_name_message(f"option of source {name!r}:", option, parameters)
+            )
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in options:
-            raise ValueError(f"source {name!r} needs the option {option!r}: give {option}=...")
+            raise ValueError(
+                f"source {name!r} needs the option {option!r}: set "
+                f"--config.source.options.{option}=..."
+            )
     return cls(split, **options)

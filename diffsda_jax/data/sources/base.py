@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import difflib
 import hashlib
 import json
 import logging
@@ -83,6 +84,7 @@ class Source(abc.ABC):
             raise ValueError(f"max_skipped_share={max_skipped_share}: use a share in [0, 1]")
         self.split = split
         self.skipped: dict[str, str] = {}
+        self._next_summary = _NAMED_SKIPS + 1
         self.max_skipped_share = max_skipped_share
 
     @abc.abstractmethod
@@ -135,7 +137,7 @@ class Source(abc.ABC):
         return len(self)
 
     def skip(self, item: str, reason: str, check: bool = True) -> None:
-        """Counts and logs an item that is left out.
+        """Counts an item that is left out; the first few are logged one by one.
 
         Args:
             item: its name.
@@ -147,14 +149,30 @@ class Source(abc.ABC):
         """
         if item not in self.skipped:
             self.skipped[item] = reason
-            _LOG.warning("%s/%s: skipped %s (%s)", self.name, self.split, item, reason)
+            if len(self.skipped) <= _NAMED_SKIPS:
+                _LOG.warning("%s/%s: skipped %s (%s)", self.name, self.split, item, reason)
         if check:
             self.check_skipped()
 
     def check_skipped(self) -> None:
-        """Raises ValueError when more than `max_skipped_share` of the items were left out."""
+        """Logs how many items were left out, in one line once there are more than are named.
+
+        Raises:
+            ValueError: more than `max_skipped_share` of the items were left out.
+        """
         total = self.num_items()
         if len(self.skipped) <= self.max_skipped_share * total:
+            if len(self.skipped) >= self._next_summary:
+                # While items are read one by one: again only when there are twice as many.
+                self._next_summary = 2 * len(self.skipped)
+                _LOG.warning(
+                    "%s/%s: skipped %d of %d items so far, the first %d are named above",
+                    self.name,
+                    self.split,
+                    len(self.skipped),
+                    total,
+                    _NAMED_SKIPS,
+                )
             return
         first = list(self.skipped.items())[:_NAMED_SKIPS]
         names = "; ".join(f"{item} ({reason})" for item, reason in first)
@@ -162,9 +180,23 @@ class Source(abc.ABC):
         raise ValueError(
             f"{self.name}/{self.split}: {len(self.skipped)} of {total} items had to be skipped, "
             f"more than max_skipped_share={self.max_skipped_share:g} allows: {names}"
-            f"{f'; and {more} more' if more else ''}. Repair or remove them, or raise "
-            "max_skipped_share"
+            f"{f'; and {more} more' if more else ''}. Repair or remove them, for short ones lower "
+            "the length (--config.data.length), or raise max_skipped_share"
         )
+
+
+def unknown_name_message(what: str, name: str, allowed: Iterable[str]) -> str:
+    """The message for an unknown name, with the nearest known one first.
+
+    Args:
+        what: what the name should be one of, such as "data source".
+        name: the unknown one.
+        allowed: the known ones.
+    """
+    known = sorted(allowed)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}.{hint} Known: {', '.join(known)}."
 
 
 def hash_of(facts: Any) -> str:

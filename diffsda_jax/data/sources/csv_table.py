@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from diffsda_jax.data.sources.base import ElementSpec, Source, hash_split, label_ids
 from diffsda_jax.data.sources.tables import (
@@ -130,12 +130,13 @@ class CsvTable(Source):
         roles = Roles(id_column, time_column if layout == "long" else None, static_label_column)
         special = (id_column, time_column, static_label_column)
         self._features = _choose_features(tables, names, special, features)
+        values = [_read_values(table, self._features, nan_policy) for table in tables]
+        _log_missing(tables, values, self._features)
         all_series = [
             series
-            for table in tables
-            for series in _read_series(table, self._features, roles, nan_policy, len(tables) > 1)
+            for table, cells in zip(tables, values, strict=True)
+            for series in _make_series(table, cells, roles, len(tables) > 1)
         ]
-        _log_missing(all_series, self._features)
         self._names = None
         if static_label_column is not None:
             self._names = label_ids(label for series in all_series for label in series.labels)
@@ -220,7 +221,8 @@ def _check_options(layout: str, length: int | None, stride: int | None, nan_poli
             raise ValueError(f"{name}={value} of source 'csv': use 1 or more")
     if layout == "wide" and length is None:
         raise ValueError(
-            "source 'csv' with layout='wide' needs the option length: steps of a window"
+            "source 'csv' with layout='wide' needs the option 'length', steps of a window: set "
+            "--config.source.options.length=..."
         )
 
 
@@ -280,12 +282,18 @@ def _choose_features(
     return tuple(chosen)
 
 
-def _read_series(
-    table: Table, features: Sequence[str], roles: Roles, nan_policy: str, prefix: bool
+def _read_values(
+    table: Table, features: Sequence[str], nan_policy: str
+) -> Float64[np.ndarray, "N F"]:
+    """The feature columns of one table, NaN where missing."""
+    allow = nan_policy == "mask"
+    return np.stack([numbers(table, name, allow) for name in features], axis=-1)
+
+
+def _make_series(
+    table: Table, values: Float64[np.ndarray, "N F"], roles: Roles, prefix: bool
 ) -> list[Series]:
     """The ids of one table; `prefix` puts the name of the file before them."""
-    allow = nan_policy == "mask"
-    values = np.stack([numbers(table, name, allow) for name in features], axis=-1)
     mask = ~np.isnan(values)
     x = np.where(mask, values, 0.0).astype(np.float32)
     labels = None if roles.label is None else texts(table, roles.label)
@@ -313,18 +321,24 @@ def _time_order(table: Table, column: str) -> np.ndarray:
     return np.argsort(np.array(cells), kind="stable")
 
 
-def _log_missing(all_series: list[Series], features: Sequence[str]) -> None:
-    """Says how many values are missing, by feature."""
-    missing = sum((~series.mask).sum(0) for series in all_series)
+def _log_missing(
+    tables: list[Table], values: list[Float64[np.ndarray, "_ F"]], features: Sequence[str]
+) -> None:
+    """Says how many values are missing, where the first one is, and which column has most."""
+    missing = sum(np.isnan(cells).sum(0) for cells in values)
     if not np.any(missing):
         return
-    total = sum(series.mask.size for series in all_series)
+    number = next(i for i, cells in enumerate(values) if np.isnan(cells).any())
+    row, column = np.argwhere(np.isnan(values[number]))[0]
     worst = int(np.argmax(missing))
     _LOG.warning(
-        "csv: %d of %d values are missing and masked (most in column %r: %d); "
-        "nan_policy='error' refuses them",
+        "csv: %d of %d values are missing and masked, the first in file %s, line %d, column %r "
+        "(most in column %r: %d); fill them in, or set nan_policy='error' to refuse them",
         np.sum(missing),
-        total,
+        sum(cells.size for cells in values),
+        tables[number].path,
+        tables[number].lines[row],
+        features[column],
         features[worst],
         missing[worst],
     )

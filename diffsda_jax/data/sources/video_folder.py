@@ -23,6 +23,7 @@ from diffsda_jax.data.sources.base import (
 
 _LOG = logging.getLogger(__name__)
 _PROBE_THREADS = 8
+_COUNTING = 2  # version of how frames are counted; counts of another version are not believed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ class VideoFolder(Source):
             if isinstance(frames, str):
                 self.skip(clip.name, frames, check=False)
             elif frames < self.length:
-                reason = f"{frames} frames, shorter than length={self.length}"
+                reason = f"{frames} frames, shorter than length={self.length} even at stride 1"
                 self.skip(clip.name, reason, check=False)
             else:
                 usable.append(dataclasses.replace(clip, frames=frames))
@@ -265,11 +266,11 @@ class _FrameCounts:
             if clip.path.is_dir():
                 return video_io.count_frames(clip.path)
             stat = clip.path.stat()
-            stamp = [stat.st_size, stat.st_mtime_ns]
+            stamp = [_COUNTING, stat.st_size, stat.st_mtime_ns]
             key = str(clip.path.absolute())
-            if self._known.get(key, [None])[:2] != stamp:
+            if self._known.get(key, [None])[:-1] != stamp:
                 self._known[key] = [*stamp, video_io.count_frames(clip.path)]
-            return self._known[key][2]
+            return self._known[key][-1]
         except (BrokenItemError, OSError) as error:
             return str(error)
 
