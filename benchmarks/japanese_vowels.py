@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--dynamic_dims", default="2,4")
-    parser.add_argument("--variants", default="default,lstm,original,original_lstm")
+    parser.add_argument("--variants", default="default,reference,original,original_lstm")
     parser.add_argument("--output", default="benchmarks/japanese_vowels.jsonl")
     arguments = parser.parse_args()
     use_compilation_cache()

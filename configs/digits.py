@@ -32,7 +32,8 @@ def get_config(canvas="16"):
     config.noise.p_std = 1.2
     config.optimizer.learning_rate = 1e-3
     config.train.batch_size = 16
-    config.train.num_steps = 2_200
+    config.train.num_steps = 1_500
+    config.train.checkpoint_every_steps = 250
     config.eval.num_steps = 12
     config.eval.num_swaps = 100
     return config

@@ -4,13 +4,13 @@ Source: UCI Japanese Vowels (ships with the package), 270 training and 370 test 
 LPC cepstra a frame, resampled to 20 frames and scaled to a standard deviation of 0.5.
 Variants, after a colon: `original` is the protocol that the PyTorch original was measured with (its
 recurrence, no bottleneck on d, raw weights), `original_lstm` the same with the paper's causal
-recurrence, `lstm` this file's settings with the causal recurrence.
+recurrence, `reference` this file's settings with the original's recurrence.
 Command: python -m diffsda_jax.main --config=configs/japanese_vowels.py --workdir=runs/vowels
 """
 
 from diffsda_jax.config import default_config, source_config
 
-VARIANTS = ("default", "lstm", "original", "original_lstm")
+VARIANTS = ("default", "reference", "original", "original_lstm")
 
 
 def get_config(variant="default"):
@@ -21,7 +21,7 @@ def get_config(variant="default"):
     config.source = source_config("japanese_vowels")
     config.data.length = 20
     config.data.length_mode = "resample"
-    config.model.recurrence = "lstm" if variant.endswith("lstm") else "reference"
+    config.model.recurrence = "reference" if variant in ("reference", "original") else "lstm"
     config.model.static_dim = 16
     config.model.dynamic_dim = 2
     config.model.hidden_dim = 64
@@ -32,6 +32,7 @@ def get_config(variant="default"):
     config.optimizer.ema_half_life_examples = 0.0
     config.train.batch_size = 64 if variant.startswith("original") else 32
     config.train.num_steps = 1_000
+    config.train.checkpoint_every_steps = 200
     if not variant.startswith("original"):
         config.model.dynamic_activation = "tanh"
         config.loss.dynamic_noise = 0.4

@@ -74,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
         fail(f"--workdir is missing; --mode={MODE.value} needs the folder of the run.")
     use_compilation_cache()
     from diffsda_jax.train.console import setup_console
+    from diffsda_jax.train.interrupt import EXIT_INTERRUPTED
     from diffsda_jax.train.loop import NonFiniteLossError
 
     setup_console()
@@ -90,9 +91,11 @@ def main(argv: Sequence[str]) -> None:
             return
         result = runs.run_train(CONFIG.value, WORKDIR.value)
         if result.interrupted:
-            raise SystemExit(3)
+            raise SystemExit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C; run the same command again.")
     except (ValueError, OSError, ImportError, NonFiniteLossError) as error:
-        if os.environ.get("DIFFSDA_TRACEBACK"):
+        if os.environ.get("DIFFSDA_TRACEBACK"):  # for reports of errors that look wrong
             raise
         fail(" ".join(str(error).split()) or repr(error))
 
