@@ -1,6 +1,5 @@
 """Configuration: every option with its default, and the checks that catch a wrong one early."""
 
-import difflib
 import importlib.util
 import inspect
 import json
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from diffsda_jax.data.sources import SOURCES, make_source
+from diffsda_jax.data.sources.base import unknown_name_message
 
 
 def _model_defaults() -> dict[str, Any]:
@@ -139,7 +139,7 @@ def source_config(name: str, **options: Any) -> ConfigDict:
       ValueError: unknown source or option.
     """
     if name not in SOURCES:
-        raise ValueError(_unknown("source", name, sorted(SOURCES)))
+        raise ValueError(unknown_name_message("source", name, sorted(SOURCES)))
     values = {}
     for option, parameter in inspect.signature(SOURCES[name]).parameters.items():
         if option == "split":
@@ -149,7 +149,9 @@ def source_config(name: str, **options: Any) -> ConfigDict:
             value = _placeholder_for(parameter.annotation)
         values[option] = value
     if options:
-        raise ValueError(_unknown(f"option of source {name!r}:", next(iter(options)), list(values)))
+        raise ValueError(
+            unknown_name_message(f"option of source {name!r}:", next(iter(options)), list(values))
+        )
     return ConfigDict({"name": name, "options": values})
 
 
@@ -197,7 +199,7 @@ def check_config(config: ConfigDict) -> None:
     if not name:
         raise ValueError(f"config.source.name is empty; allowed: {', '.join(sorted(SOURCES))}.")
     if name not in SOURCES:
-        raise ValueError(_unknown("config.source.name", name, sorted(SOURCES)))
+        raise ValueError(unknown_name_message("config.source.name", name, sorted(SOURCES)))
 
 
 def check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
@@ -215,7 +217,7 @@ def check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
             if not isinstance(section, ConfigDict):
                 raise ValueError(f"{path} is an option and has none below it: {name} is unknown.")
             if key not in section:
-                raise ValueError(_unknown(f"key of {path}:", key, list(section)))
+                raise ValueError(unknown_name_message(f"key of {path}:", key, list(section)))
             section, path = section[key], f"{path}.{key}"
 
 
@@ -223,7 +225,7 @@ def _check_section(values: dict, known: dict, path: str) -> None:
     """Compares one section with the defaults, and those below it."""
     for key, value in values.items():
         if key not in known:
-            raise ValueError(_unknown(f"key of {path}:", key, list(known)))
+            raise ValueError(unknown_name_message(f"key of {path}:", key, list(known)))
         default = known[key]
         if isinstance(default, dict) != isinstance(value, dict):
             raise ValueError(
@@ -252,13 +254,6 @@ def _same_kind(value: Any, default: Any) -> bool:
     if isinstance(default, (tuple, list)):
         return isinstance(value, (tuple, list))
     return isinstance(value, type(default))
-
-
-def _unknown(what: str, name: str, allowed: list[str]) -> str:
-    """The message for an unknown name, with the nearest known one first."""
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {name!r}.{hint} Known: {', '.join(sorted(allowed))}."
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

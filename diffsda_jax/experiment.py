@@ -17,8 +17,8 @@ from diffsda_jax.evals.context import EvalSettings
 from diffsda_jax.model import ModelSpec, init_variables, make_model
 from diffsda_jax.pipeline import variable_shapes
 from diffsda_jax.rngs import stream
-from diffsda_jax.train import checkpoint, optimizer, step
-from diffsda_jax.train.state import TrainState, create_state
+from diffsda_jax.train import optimizer, step
+from diffsda_jax.train.state import WEIGHTS, TrainState, create_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
       ValueError: an option of ``config.eval`` that is not allowed, before anything is trained.
     """
     options = config.eval
-    for name, allowed in (("weights", tuple(checkpoint.WEIGHTS)), ("split", SPLITS)):
+    for name, allowed in (("weights", tuple(WEIGHTS)), ("split", SPLITS)):
         if options[name] not in allowed:
             raise ValueError(
                 f"config.eval.{name} is {options[name]!r}; allowed: "
@@ -187,6 +187,8 @@ def initial_state(
     """State at step 0: random weights, or the averaged ones of ``train.init_from``."""
     config = experiment.config
     if use_init_from and config.train.init_from:
+        from diffsda_jax.train import checkpoint  # Orbax takes seconds to import
+
         variables, _ = checkpoint.load_for_inference(config.train.init_from)
         checkpoint.check_compatible(variable_shapes(experiment.spec), variables)
     else:

@@ -16,7 +16,6 @@ from diffsda_jax.diffusion import samplers, schedules
 from diffsda_jax.factors import Factors
 from diffsda_jax.model import ModelSpec, make_model
 from diffsda_jax.rngs import stream
-from diffsda_jax.train import checkpoint
 
 ArrayLike = Array | np.ndarray
 
@@ -63,6 +62,8 @@ class DiffSDA:
           FileNotFoundError: the directory does not exist.
           ValueError: it is no checkpoint, is damaged, or holds another architecture than it says.
         """
+        from diffsda_jax.train import checkpoint  # Orbax takes seconds to import
+
         variables, meta = checkpoint.load_for_inference(path, weights)
         if "model" not in meta:
             raise ValueError(

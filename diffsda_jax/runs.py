@@ -23,7 +23,7 @@ from diffsda_jax.experiment import Experiment
 from diffsda_jax.pipeline import DiffSDA, variable_shapes
 from diffsda_jax.train import checkpoint, loop
 from diffsda_jax.train.lock import WorkdirLock
-from diffsda_jax.train.state import TrainState
+from diffsda_jax.train.state import WEIGHTS, TrainState
 from diffsda_jax.train.writers import MetricWriter
 
 logger = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def make_evaluator(
     runner = EvalRunner(experiment)
 
     def evaluate(step_number: int, state: TrainState) -> None:
-        weights = state.ema if experiment.config.eval.weights == "ema" else state.params
+        weights = getattr(state, WEIGHTS[experiment.config.eval.weights])
         variables = jax.device_put(
             {"params": weights, "constants": state.constants}, jax.local_devices()[0]
         )

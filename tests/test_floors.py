@@ -38,3 +38,11 @@ def test_help_loads_no_jax():
     )
     printed, seconds = run(code)
     assert printed.strip().endswith("[]") and "--workdir" in printed and seconds < 3
+
+
+def test_plan_loads_nothing_that_writes_or_scores():
+    unused = ("orbax", "tensorboardX", "matplotlib", "sklearn", "tensorflow", "av")
+    loaded, _ = run(
+        f"import sys, diffsda_jax.plan; print([m for m in {unused} if m in sys.modules])"
+    )
+    assert loaded.strip() == "[]"

@@ -23,12 +23,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from diffsda_jax.train import integrity
 from diffsda_jax.train.integrity import IncompatibleCheckpointError
-from diffsda_jax.train.state import TrainState
+from diffsda_jax.train.state import WEIGHTS, TrainState
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
-WEIGHTS = {"ema": "ema", "raw": "params"}
 _ARRAY_ITEMS = ("params", "ema", "constants", "opt_state")
 _META = "meta"
 _PACKAGES = ("diffsda_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from diffsda_jax import sharding
 
+WEIGHTS = {"ema": "ema", "raw": "params"}  # which weights: where the state holds them
+
 
 @flax.struct.dataclass
 class TrainState:
