@@ -39,20 +39,26 @@ def heun(
     References:
       Karras et al. 2022, algorithm 1; DiffSDA (arXiv 2510.05717), section 3 (stochastic encoding).
     """
-    levels = jnp.asarray(sigmas, jnp.float32)
-    # Differences of the float64 grid: those of the rounded levels lose digits at low noise.
-    steps = jnp.asarray(np.diff(np.asarray(sigmas, np.float64)), jnp.float32)
+    grid = np.asarray(sigmas, np.float64)
+    # One evaluation a turn, so that the network stands once in the compiled program: at the start
+    # of an interval (Euler, which predicts its end), and at that end (which corrects it).
+    evaluations = np.repeat(np.arange(len(grid) - 1), 2)[:-1]  # interval of each evaluation
+    corrects = np.arange(len(evaluations)) % 2 == 1
+    turns = (
+        jnp.asarray(grid[evaluations + corrects], jnp.float32),
+        # Differences of the float64 grid: those of rounded levels lose digits at low noise.
+        jnp.asarray(np.diff(grid)[evaluations], jnp.float32),
+        jnp.asarray(corrects),
+    )
 
-    def slope(x, sigma):
-        return (x - denoise(x, sigma)) / sigma
+    def turn(carry, inputs):
+        x, x_seen, slope_before = carry
+        sigma, step, correct = inputs
+        slope = (x_seen - denoise(x_seen, sigma)) / sigma
+        x_next = x + step * jnp.where(correct, (slope_before + slope) / 2, slope)
+        return (jnp.where(correct, x_next, x), x_next, slope), x_next if trajectory else None
 
-    def heun_step(x, levels_and_step):
-        sigma, sigma_next, step = levels_and_step
-        first = slope(x, sigma)
-        second = slope(x + step * first, sigma_next)
-        x_next = x + step * (first + second) / 2
-        return x_next, x_next if trajectory else None
-
-    x_last, states = jax.lax.scan(heun_step, x_start, (levels[:-2], levels[1:-1], steps[:-1]))
-    x_end = x_last + steps[-1] * slope(x_last, levels[-2])
-    return jnp.concatenate([states, x_end[None]]) if trajectory else x_end
+    (_, x_end, _), states = jax.lax.scan(turn, (x_start, x_start, jnp.zeros_like(x_start)), turns)
+    if not trajectory:
+        return x_end
+    return states[np.append(np.flatnonzero(corrects), len(evaluations) - 1)]

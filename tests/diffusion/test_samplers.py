@@ -96,12 +96,14 @@ def test_inversion_undoes_sampling():
     np.testing.assert_allclose(down, x, rtol=5e-3, atol=1e-4)
 
 
-def test_one_trace_whatever_the_number_of_steps():
-    calls = []
+def test_the_network_is_traced_once_and_evaluated_2n_minus_1_times():
+    traced, evaluated = [], []
 
     def denoise(x, sigma):
-        calls.append(1)
+        traced.append(1)
+        jax.debug.callback(lambda: evaluated.append(1))
         return gaussian_denoiser(x, sigma)
 
-    samplers.heun(denoise, jnp.ones(3), schedules.sigma_grid(50))
-    assert len(calls) <= 5  # traced, not run: two in the scan (twice at most) and the last step
+    jax.block_until_ready(samplers.heun(denoise, jnp.ones(3), schedules.sigma_grid(50)))
+    jax.effects_barrier()
+    assert len(traced) == 1 and len(evaluated) == 2 * 50 - 1
