@@ -2,7 +2,14 @@
 
 Source: real 8x8 scans (UCI optdigits, through scikit-learn) on a 16x16 canvas, 8 frames; scans of
 the test split are never seen in training. Variant: configs/digits.py:32 for a 32x32 canvas.
+Three options are not the paper's: d is bounded and noisy, the encoder also sees features that do
+not depend on place, and the denoiser sees an image drawn from the factors.
 Command: python -m diffsda_jax.main --config=configs/digits.py --workdir=runs/digits
+Result of a shorter run (1,800 steps, half life of the averaging 10,000 examples; 40 minutes on 2
+shared CPU cores, without evaluation): swaps from random noise keep the digit class, as the judge
+reads it, in 75.0 % of 100 cases (78.5 % of 200 with raw weights) and the motion in 100 %, path
+within 0.59 pixels; probes d -> digit at most 3.3 points over chance. The settings below train longer
+and average over less; they were not measured.
 """
 
 from diffsda_jax.config import default_config, source_config
@@ -32,7 +39,8 @@ def get_config(canvas="16"):
     config.noise.p_std = 1.2
     config.optimizer.learning_rate = 1e-3
     config.train.batch_size = 16
-    config.train.num_steps = 1_500
+    config.train.num_steps = 3_000
+    config.optimizer.ema_half_life_examples = 2_000.0
     config.train.checkpoint_every_steps = 250
     config.eval.num_steps = 12
     config.eval.num_swaps = 100

@@ -6,6 +6,8 @@ Variants, after a colon: `original` is the protocol that the PyTorch original wa
 recurrence, no bottleneck on d, raw weights), `original_lstm` the same with the paper's causal
 recurrence, `reference` this file's settings with the original's recurrence.
 Command: python -m diffsda_jax.main --config=configs/japanese_vowels.py --workdir=runs/vowels
+Result over 5 seeds (2 shared CPU cores, 90 s to 200 s a run): static EER 9.9 +- 0.5 %, dynamic EER
+46.9 +- 0.6 %, gap 37.0 +- 1.1; `reference`: 9.6 +- 0.3, 46.2 +- 0.9, 36.6 +- 1.1.
 """
 
 from diffsda_jax.config import default_config, source_config
