@@ -8,8 +8,8 @@ Command: python -m diffsda_jax.main --config=configs/digits.py --workdir=runs/di
 Result of a shorter run (1,800 steps, half life of the averaging 10,000 examples; 40 minutes on 2
 shared CPU cores, without evaluation): swaps from random noise keep the digit class, as the judge
 reads it, in 75.0 % of 100 cases (78.5 % of 200 with raw weights) and the motion in 100 %, path
-within 0.59 pixels; probes d -> digit at most 3.3 points over chance. The settings below train longer
-and average over less; they were not measured.
+within 0.59 pixels; probes d -> digit at most 3.3 points over chance. The settings below train
+longer and average over less; they were not measured.
 """
 
 from diffsda_jax.config import default_config, source_config
