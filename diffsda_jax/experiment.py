@@ -14,8 +14,7 @@ from diffsda_jax.data.sources import Source
 from diffsda_jax.data.sources.base import SPLITS
 from diffsda_jax.data.transforms import Normalizer, fit_normalizer
 from diffsda_jax.evals.context import EvalSettings
-from diffsda_jax.model import ModelSpec, init_variables, make_model
-from diffsda_jax.pipeline import variable_shapes
+from diffsda_jax.model import ModelSpec, init_variables, make_model, variable_shapes
 from diffsda_jax.rngs import stream
 from diffsda_jax.train import optimizer, step
 from diffsda_jax.train.state import WEIGHTS, TrainState, create_state
@@ -193,8 +192,7 @@ def initial_state(
         checkpoint.check_compatible(variable_shapes(experiment.spec), variables)
     else:
         key = stream(jax.random.key(config.seed), "init")
-        model = make_model(experiment.spec)
-        variables = jax.jit(lambda k: init_variables(model, k))(key)
+        variables = init_variables(experiment.spec, key)
     return create_state(variables, transformation, mesh)
 
 

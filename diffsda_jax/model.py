@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
@@ -245,16 +246,28 @@ def make_model(spec: ModelSpec) -> DiffSDAModel:
     return DiffSDAModel(spec)
 
 
-def init_variables(model: DiffSDAModel, key: Array, num_steps: int = 2) -> dict[str, Any]:
+def init_variables(spec: ModelSpec, key: Array) -> dict[str, Any]:
     """Initial variables, collections ``params`` and ``constants``.
 
+    Call it outside ``jit``: drawn one parameter after the other, they cost a fraction of the time
+    that XLA takes to compile all the draws as one program, and are the same bits.
+
     Args:
-      model: from ``make_model``.
+      spec: description of the model.
       key: typed key.
-      num_steps: sequence length of the traced example; parameters do not depend on it.
 
     Returns:
       ``{"params": ..., "constants": ...}``.
     """
-    x = jnp.zeros((1, num_steps, *model.spec.shape))
-    return dict(model.init(key, x, jnp.ones((1, num_steps))))
+    return dict(make_model(spec).lazy_init(key, *_example(spec)))
+
+
+def variable_shapes(spec: ModelSpec) -> dict[str, Any]:
+    """Shapes of the variables of a model, without computing them."""
+    return dict(jax.eval_shape(make_model(spec).init, jax.random.key(0), *_example(spec)))
+
+
+def _example(spec: ModelSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of ``x`` and ``sigma`` to trace with; parameters do not depend on their length."""
+    shapes = ((1, 2, *spec.shape), (1, 2))
+    return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion import samplers, schedules
 from diffsda_jax.factors import Factors
-from diffsda_jax.model import ModelSpec, make_model
+from diffsda_jax.model import ModelSpec, make_model, variable_shapes
 from diffsda_jax.rngs import stream
 
 ArrayLike = Array | np.ndarray
@@ -195,14 +195,6 @@ class DiffSDA:
                 f"factors have shapes static {found[0]} and dynamic {found[1]}; expected "
                 f"{expected[0]} and {expected[1]}."
             )
-
-
-def variable_shapes(spec: ModelSpec) -> Any:
-    """Shapes of the variables of a model, without computing them."""
-    model = make_model(spec)
-    x = jax.ShapeDtypeStruct((1, 2, *spec.shape), jnp.float32)
-    sigma = jax.ShapeDtypeStruct((1, 2), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), x, sigma)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from diffsda_jax import experiment as experiments
 from diffsda_jax import sharding
 from diffsda_jax.data.pipeline import num_steps_per_epoch
-from diffsda_jax.pipeline import variable_shapes
+from diffsda_jax.model import variable_shapes
 from diffsda_jax.train.state import create_state
 
 

@@ -7,11 +7,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/setup.sh
 setup_environment media,test
+# A file goes to one worker, which shares its compiled fixtures; more than four need much memory.
+cores="$(getconf _NPROCESSORS_ONLN)"
+workers=(--dist loadfile --numprocesses "$((cores < 4 ? cores : 4))")
 if [ "${1:-}" = "slow" ]; then
   exec "$PYTHON" -m pytest -m slow "${@:2}"
 fi
 if [ "$#" -eq 0 ]; then
   "$PYTHON" -m ruff format --check .
   "$PYTHON" -m ruff check .
+  exec "$PYTHON" -m pytest "${workers[@]}"
 fi
 exec "$PYTHON" -m pytest "$@"

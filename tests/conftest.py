@@ -1,5 +1,6 @@
 """Strict settings for every test: eight CPU devices, no silent broadcasting, checked shapes."""
 
+import logging
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -28,3 +29,15 @@ def _plots_without_a_screen():
     import matplotlib
 
     matplotlib.use("Agg")
+
+
+LOGGERS = [logging.getLogger(name) for name in ("diffsda_jax", "absl", "jax")]
+UNTOUCHED = [(log.level, log.propagate, log.handlers[:], log.filters[:]) for log in LOGGERS]
+
+
+@pytest.fixture(autouse=True)
+def _untouched_logging():
+    """A command run by an earlier test or fixture took over the log; this test gets it back."""
+    for log, (level, propagate, handlers, filters) in zip(LOGGERS, UNTOUCHED, strict=True):
+        log.setLevel(level)
+        log.propagate, log.handlers[:], log.filters[:] = propagate, handlers, filters

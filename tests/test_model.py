@@ -21,8 +21,7 @@ VIDEO = ModelSpec(
 
 @pytest.fixture(scope="module", params=[SERIES, VIDEO], ids=["series", "video"])
 def spec_and_variables(request):
-    model = make_model(request.param)
-    return request.param, jax.jit(lambda key: init_variables(model, key))(jax.random.key(0))
+    return request.param, init_variables(request.param, jax.random.key(0))
 
 
 def test_shapes_and_near_zero_start(spec_and_variables):

@@ -5,7 +5,7 @@ import pytest
 
 from diffsda_jax import DiffSDA, Factors
 from diffsda_jax.data.transforms import Normalizer
-from diffsda_jax.model import ModelSpec, init_variables, make_model
+from diffsda_jax.model import ModelSpec, init_variables
 from diffsda_jax.train import checkpoint
 
 SPEC = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4)
@@ -13,8 +13,7 @@ SPEC = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4)
 
 @pytest.fixture(scope="module")
 def model():
-    variables = jax.jit(lambda key: init_variables(make_model(SPEC), key))(jax.random.key(0))
-    return DiffSDA(SPEC, variables)
+    return DiffSDA(SPEC, init_variables(SPEC, jax.random.key(0)))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from diffsda_jax.convert import mapping, report
 from diffsda_jax.convert.infer_spec import CLASSES, infer_spec
 from diffsda_jax.convert.report import KeyEntry, Report
 from diffsda_jax.convert.torch_file import StateDict, load_state_dict
-from diffsda_jax.model import ModelSpec, init_variables, make_model
+from diffsda_jax.model import ModelSpec, variable_shapes
 
 _NAMED = 3  # keys that an error names
 
@@ -169,9 +168,7 @@ def _refuse_errors(key_report: Report, total: int):
 
 def _variable_shapes(spec: ModelSpec) -> dict[mapping.Path, tuple[int, ...]]:
     """Path -> shape of every variable of the model; traces it, computes nothing."""
-    model = make_model(spec)
-    tree: Mapping = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(variable_shapes(spec))[0]
     return {tuple(part.key for part in path): leaf.shape for path, leaf in leaves}
 
 

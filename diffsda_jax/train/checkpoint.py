@@ -311,9 +311,22 @@ def _save_items(
             "booleans, None, and lists and dicts of them."
         ) from error
     args = {
-        name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)
+        name: ocp.args.StandardSave(jax.tree.map(_one_copy, tree))
+        for name, tree in items.items()
+        if jax.tree.leaves(tree)
     }
     manager.save(step, args=ocp.args.Composite(**args, **{_META: ocp.args.JsonSave(full_meta)}))
+
+
+def _one_copy(leaf: Any) -> Any:
+    """The first device's copy of an array that every device of this process holds whole.
+
+    Orbax would cut each into a slice per device: 40 instead of 1 second for 3,000 small arrays on
+    eight devices. Between processes the slices pay, so there it may.
+    """
+    if not isinstance(leaf, jax.Array) or jax.process_count() > 1 or not leaf.is_fully_replicated:
+        return leaf
+    return leaf.addressable_data(0)
 
 
 def _version(package: str) -> str | None:

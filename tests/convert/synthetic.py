@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from diffsda_jax.convert.mapping import rules
-from diffsda_jax.model import ModelSpec, init_variables, make_model
+from diffsda_jax.model import ModelSpec, variable_shapes
 
 INVERSE = {
     "copy": lambda array: array,
@@ -68,8 +68,7 @@ SPECS = {
 @functools.cache
 def random_variables(spec: ModelSpec):
     """Variables of a model with random values."""
-    generator, model = np.random.default_rng(0), make_model(spec)
-    shapes = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    generator, shapes = np.random.default_rng(0), variable_shapes(spec)
     return jax.tree.map(lambda s: generator.normal(size=s.shape).astype(np.float32), shapes)
 
 
