@@ -32,6 +32,7 @@ def _model_defaults() -> dict[str, Any]:
         "attention_levels": (2,),  # video: levels with attention
         "width": 256,  # series: m of the denoiser's MLP
         "encoder_width": 128,  # series: m of the encoder's MLP
+        "encoder_sees_mask": True,  # series with missing values: the encoder is told which they are
         "dropout": 0.1,
         "sigma_data": 0.5,
         "sigma_min": 0.002,

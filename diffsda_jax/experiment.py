@@ -54,13 +54,23 @@ class Experiment:
         }
 
 
-def model_spec(config: ConfigDict, kind: str, shape: tuple[int, ...]) -> ModelSpec:
-    """The model's description from the config and the shape of one step of the data.
+def model_spec(
+    config: ConfigDict, kind: str, shape: tuple[int, ...], masked: bool = False
+) -> ModelSpec:
+    """The model's description from the config and what a step of the data looks like.
+
+    Args:
+      config: only its section ``model`` is read.
+      kind: ``video`` or ``series``.
+      shape: of one step.
+      masked: values may be missing; without this there is no mask for the encoder to see.
 
     Raises:
       ValueError: a value that the model refuses.
     """
-    return ModelSpec(kind=kind, shape=shape, **config.model.to_dict())
+    options = config.model.to_dict()
+    options["encoder_sees_mask"] &= masked and kind == "series"
+    return ModelSpec(kind=kind, shape=shape, **options)
 
 
 def build(config: ConfigDict, sources: dict[str, Source] | None = None) -> Experiment:
@@ -84,7 +94,7 @@ def build(config: ConfigDict, sources: dict[str, Source] | None = None) -> Exper
     length = data.length if data.length_mode == "resample" else None
     normalizer = fit_normalizer(sources["train"], target_std=data.target_std, length=length)
     element = sources["train"].spec
-    spec = model_spec(config, element.kind, element.shape)
+    spec = model_spec(config, element.kind, element.shape, element.masked)
     return Experiment(config, sources, normalizer, spec)
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from diffsda_jax.diffusion import edm
 from diffsda_jax.factors import Factors
@@ -47,6 +47,8 @@ class ModelSpec:
       attention_levels: indices of the levels with attention (video).
       width: m of the denoiser's MLP, whose layers are 4 m wide (series).
       encoder_width: m of the encoder's MLP (series).
+      encoder_sees_mask: the encoder is told which values are observed (series). Off in the paper
+        and the released code.
       dropout: rate in both networks.
       sigma_data: standard deviation of the data that the preconditioning assumes.
       sigma_min: lowest noise level of the samplers.
@@ -69,6 +71,7 @@ class ModelSpec:
     attention_levels: tuple[int, ...] = (2,)
     width: int = 256
     encoder_width: int = 128
+    encoder_sees_mask: bool = False
     dropout: float = 0.1
     sigma_data: float = 0.5
     sigma_min: float = 0.002
@@ -93,6 +96,10 @@ class ModelSpec:
             raise ValueError(
                 f"model.shape is {self.shape} for kind 'series'; it must be (features,). Frames "
                 "(H, W, C) need kind 'video'."
+            )
+        if self.kind == "video" and self.encoder_sees_mask:
+            raise ValueError(
+                "model.encoder_sees_mask is True for kind 'video'; it is for series; set it False."
             )
 
     def _check_video(self):
@@ -178,12 +185,14 @@ class DiffSDAModel(nn.Module):
             spec.hidden_dim,
             spec.recurrence,
             spec.dynamic_activation == "tanh",
+            spec.encoder_sees_mask,
         )
 
     def encode(
         self,
         x_clean: Float[Array, "B V *event"],
         length: Int[Array, "B"] | None = None,
+        mask: Bool[Array, "B V *maskdims"] | None = None,
         train: bool = False,
     ) -> Factors:
         """Splits clean sequences into factors.
@@ -191,12 +200,13 @@ class DiffSDAModel(nn.Module):
         Args:
           x_clean: normalised data, channels last.
           length: number of real steps of each item, the rest is padding; None = all are real.
+          mask: True = observed, for ``encoder_sees_mask``; None = all are.
           train: dropout on (needs the random stream ``dropout``).
 
         Returns:
           ``static [B, S]`` and ``dynamic [B, V, D]``.
         """
-        return self.encoder(x_clean, length, train)
+        return self.encoder(x_clean, length, mask, train)
 
     def denoise(
         self,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion import samplers, schedules
@@ -79,12 +79,14 @@ class DiffSDA:
         self,
         x: Float[ArrayLike, "B V *event"],
         length: Int[ArrayLike, "B"] | None = None,
+        mask: Bool[ArrayLike, "B V *maskdims"] | None = None,
     ) -> Factors:
         """Splits sequences into a static and a dynamic factor.
 
         Args:
           x: ``[B, V, H, W, C]`` or ``[B, V, F]``, normalised.
           length: number of real steps of each sequence, the rest being padding; None = all.
+          mask: True = observed, for a model that was trained to see it; None = all are.
 
         Returns:
           ``static [B, S]`` and ``dynamic [B, V, D]``.
@@ -93,7 +95,7 @@ class DiffSDA:
           ValueError: a shape that the model was not made for.
         """
         self._check_x("x", x)
-        return _encode(self.spec, self.variables, x, length)
+        return _encode(self.spec, self.variables, x, length, mask)
 
     def denoise(
         self,
@@ -198,8 +200,10 @@ class DiffSDA:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(spec: ModelSpec, variables: Any, x: Array, length: Array | None) -> Factors:
-    return make_model(spec).apply(variables, x, length, method="encode")
+def _encode(
+    spec: ModelSpec, variables: Any, x: Array, length: Array | None, mask: Array | None
+) -> Factors:
+    return make_model(spec).apply(variables, x, length, mask, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=0)

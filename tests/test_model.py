@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,31 @@ def test_shapes_and_near_zero_start(spec_and_variables):
     c_skip = (0.25 / (sigma**2 + 0.25)).reshape((2, 3) + (1,) * len(spec.shape))
     # The last layer starts near zero, so D starts as the optimal denoiser of Gaussian data.
     np.testing.assert_allclose(denoised, c_skip * x, atol=1e-3)
+
+
+def test_encoder_is_told_what_is_missing_and_reads_nothing_there():
+    spec = dataclasses.replace(SERIES, encoder_sees_mask=True)
+    model, variables = make_model(spec), init_variables(spec, jax.random.key(0))
+    x = np.asarray(jax.random.normal(jax.random.key(1), (2, 3, 3)))
+    mask = np.ones(x.shape, bool)
+    mask[0, 1, 2] = mask[1, 2, 0] = False
+
+    def encode(x, mask):
+        x, mask = jnp.asarray(x), None if mask is None else jnp.asarray(mask)
+        return jax.tree.leaves(model.apply(variables, x, None, mask, method="encode"))
+
+    garbage = np.where(mask, x, 7.0)
+    for a, b in zip(encode(x, mask), encode(garbage, mask), strict=True):
+        np.testing.assert_array_equal(a, b)
+    zeroed = np.where(mask, x, 0.0)
+    for a, b in zip(encode(x, mask), encode(zeroed, None), strict=True):
+        assert np.abs(a - b).max() > 1e-4  # a missing value is not a zero
+    without, blind = make_model(SERIES), init_variables(SERIES, jax.random.key(0))
+    factors = [
+        without.apply(blind, jnp.asarray(x), None, m, method="encode")
+        for m in (jnp.asarray(mask), None)
+    ]
+    np.testing.assert_array_equal(factors[0].static, factors[1].static)
 
 
 def test_spec_survives_json():

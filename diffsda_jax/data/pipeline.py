@@ -14,7 +14,8 @@ import numpy as np
 from diffsda_jax.data.sources.base import BrokenItemError, Source
 from diffsda_jax.data.transforms import Normalizer, check_finite, check_length, fit_length
 
-LABELS = ("static_label", "static_id", "dynamic_label")
+LABELS = ("static_label", "static_id", "dynamic_label", "group")
+KNOWN = ("position", "target_", "factor_")  # what is known of an element beside its labels
 _SEED_LIMIT = 2**32
 
 
@@ -41,7 +42,8 @@ def make_element(
 
     Returns:
         `x` float32 `[V, ...]`, `mask` bool (`[V, F]` for series, `[V]` for video), `length` int32,
-        and the labels of the source.
+        and the labels of the source. Of audio only `x` `[N]`, as it is, and the labels: a front end
+        makes the sequence.
 
     Raises:
         BrokenItemError: the item cannot be read.
@@ -49,6 +51,9 @@ def make_element(
     """
     element = source.load(index, rng)
     check_finite(element, source, index)
+    labels = {key: np.int32(element[key]) for key in LABELS if key in element}
+    if source.spec.kind == "audio":
+        return {"x": element["x"], **labels}
     try:
         element = fit_length(element, length, length_mode, rng, random)
     except ValueError as error:
@@ -58,16 +63,19 @@ def make_element(
         "mask": element["mask"],
         "length": np.int32(element["length"]),
     }
-    out.update({key: np.int32(element[key]) for key in LABELS if key in element})
-    if "position" in element:
-        out["position"] = element["position"].astype(np.float32)
-    return out
+    known = {
+        key: np.asarray(value, np.float32)
+        for key, value in element.items()
+        if key.startswith(KNOWN)
+    }
+    return {**out, **labels, **known}
 
 
 def _check_crop(source: Source, length: int, length_mode: str) -> None:
     """Refuses, before training starts, a crop that some element is too short for."""
     check_length(length, length_mode)
-    lengths = source.lengths() if length_mode == "crop" else None
+    crop = length_mode == "crop" and source.spec.kind != "audio"
+    lengths = source.lengths() if crop else None
     if lengths is None or not len(lengths) or lengths.min() >= length:
         return
     short = int(np.argmin(lengths))

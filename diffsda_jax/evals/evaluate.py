@@ -86,7 +86,9 @@ def evaluate(
     if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
         judge = _train_judge(train, chosen.judge_steps, chosen.seed)
     train_factors, test_factors = (
-        encode_clips(model, data["x"], data.get("length"), batch_size=chosen.batch_size)
+        encode_clips(
+            model, data["x"], data.get("length"), data.get("mask"), batch_size=chosen.batch_size
+        )
         for data in (train, test)
     )
     context = Context(model, kind, train, test, train_factors, test_factors, judge, chosen)

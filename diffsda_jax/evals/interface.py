@@ -17,8 +17,8 @@ Labels = Integer[np.ndarray, "B"]
 class SequenceModel(Protocol):
     """Any object that encodes clips to factors and samples clips from factors."""
 
-    def encode(self, x: Any, length: Any = None) -> Factors:
-        """Factors of clips ``[B, V, ...]``; ``length`` is int32 ``[B]``."""
+    def encode(self, x: Any, length: Any = None, mask: Any = None) -> Factors:
+        """Factors of clips ``[B, V, ...]``; ``length`` int32 ``[B]``, ``mask`` True = observed."""
 
     def sample(
         self, factors: Factors, start: Any = None, num_steps: int = 32, seed: int = 0
@@ -68,12 +68,21 @@ def map_batches(
 
 
 def encode_clips(
-    model: SequenceModel, x: Clips, length: Lengths | None = None, *, batch_size: int = 64
+    model: SequenceModel,
+    x: Clips,
+    length: Lengths | None = None,
+    mask: Bool[np.ndarray, "B V *maskdims"] | None = None,
+    *,
+    batch_size: int = 64,
 ) -> Factors:
     """Factors of any number of clips, as numpy arrays ``static [N, S]``, ``dynamic [N, V, D]``."""
     static, dynamic = [], []
     for index, count in padded_batches(len(x), batch_size):
-        factors = model.encode(x[index], length=None if length is None else length[index])
+        factors = model.encode(
+            x[index],
+            length=None if length is None else length[index],
+            mask=None if mask is None else mask[index],
+        )
         static.append(np.asarray(factors.static)[:count])
         dynamic.append(np.asarray(factors.dynamic)[:count])
     return Factors(static=np.concatenate(static), dynamic=np.concatenate(dynamic))

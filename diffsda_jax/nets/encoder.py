@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from diffsda_jax.factors import Factors
 from diffsda_jax.nets.layers import dense, fold_sequence, unfold_sequence
@@ -47,6 +47,7 @@ class Encoder(nn.Module):
       hidden_dim: width of the recurrence.
       recurrence: ``"lstm"`` or ``"reference"``, see ``Recurrence``.
       bounded_dynamic: d goes through tanh.
+      sees_mask: of a series, the mask is appended to the values, which are 0 where missing.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3.
@@ -58,15 +59,20 @@ class Encoder(nn.Module):
     hidden_dim: int
     recurrence: str = "lstm"
     bounded_dynamic: bool = False
+    sees_mask: bool = False
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B V *event"],
         length: Int[Array, "B"] | None = None,
+        mask: Bool[Array, "B V *maskdims"] | None = None,
         train: bool = False,
     ) -> Factors:
         """Encodes clean sequences; steps from ``length`` on are padding and do not count."""
+        if self.sees_mask:
+            observed = jnp.ones(x.shape, bool) if mask is None else mask
+            x = jnp.concatenate([jnp.where(observed, x, 0.0), observed.astype(x.dtype)], axis=-1)
         features = self.front(x, train)
         recurrence = Recurrence(self.hidden_dim, self.recurrence, name="recurrence")
         for_static, for_dynamic = recurrence(features, length)

@@ -65,7 +65,7 @@ def make_loss_fn(model: nn.Module, **options: Any) -> LossFn:
     """Builds the single loss: encode the clean sequence, denoise noisy copies given its factors.
 
     Args:
-      model: module with ``encode(x, length, train=)`` and ``denoise(x_noisy, sigma, factors,
+      model: module with ``encode(x, length, mask, train=)`` and ``denoise(x_noisy, sigma, factors,
         train=)``.
       **options: fields of ``LossOptions``.
 
@@ -96,7 +96,7 @@ def make_loss_fn(model: nn.Module, **options: Any) -> LossFn:
             return jax.tree.map(lambda leaf: jnp.repeat(leaf, use.noise_draws, axis=0), tree)
 
         x_seen = jitter(batch["x"], use.encoder_noise, stream(key, "encoder"))
-        factors = draws(apply("encode", x_seen, batch.get("length")))
+        factors = draws(apply("encode", x_seen, batch.get("length"), batch.get("mask")))
         dynamic = jitter(factors.dynamic, use.dynamic_noise, stream(key, "dynamic"))
         factors = factors.replace(dynamic=dynamic)
         x_clean = draws(batch["x"])

@@ -30,7 +30,7 @@ class DigitOracle:
             ):
                 self._known[clip.tobytes()] = (scans[scan].ravel(), place)
 
-    def encode(self, x, length=None) -> Factors:
+    def encode(self, x, length=None, mask=None) -> Factors:
         """The true factors."""
         self.calls.append(len(x))
         static, dynamic = zip(*(self._known[clip.tobytes()] for clip in x), strict=True)
@@ -56,7 +56,7 @@ class Clueless(DigitOracle):
         self._rng = np.random.default_rng(seed)
         self._clips = splits[-1]["x"]
 
-    def encode(self, x, length=None) -> Factors:
+    def encode(self, x, length=None, mask=None) -> Factors:
         """Noise."""
         draw = self._rng.standard_normal
         return Factors(

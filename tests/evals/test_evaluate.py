@@ -95,7 +95,7 @@ def test_files_hold_what_the_result_says(oracle_result):
 class Echo:
     """Series model whose factors are the mean and the deviations."""
 
-    def encode(self, x, length=None):
+    def encode(self, x, length=None, mask=None):
         mean = np.stack([clip[:steps].mean(0) for clip, steps in zip(x, length, strict=True)])
         return Factors(static=mean, dynamic=x - mean[:, None])
 

@@ -18,7 +18,7 @@ class Additive:
     def __init__(self):
         self.sizes = []
 
-    def encode(self, x, length=None):
+    def encode(self, x, length=None, mask=None):
         self.sizes.append(len(x))
         return Factors(static=x[:, 0], dynamic=x - x[:, :1])
 

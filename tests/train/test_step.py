@@ -58,7 +58,7 @@ def test_noise_reaches_only_what_the_encoder_sees_and_d():
     args = (run.state.params, run.state.constants, batch, key)
     for std in (0.0, 0.2):
         make_loss_fn(Spy(), dynamic_noise=std, encoder_noise=2 * std, train=False)(*args)
-        (x_seen, _), encoded = seen["encode"]
+        (x_seen, *_), encoded = seen["encode"]
         used = seen["denoise"][0][2]
         np.testing.assert_array_equal(used.static, encoded.static)
         for values, clean, expected in (

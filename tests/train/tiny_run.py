@@ -30,7 +30,7 @@ class TinyModel(nn.Module):
         self.dropout = nn.Dropout(0.1)
         self.frequencies = self.variable("constants", "frequencies", lambda: jnp.arange(1.0, 5.0))
 
-    def encode(self, x_clean, length=None, train=False):
+    def encode(self, x_clean, length=None, mask=None, train=False):
         real = jnp.arange(x_clean.shape[1])[None, :] < length[:, None]
         h = self.dropout(nn.tanh(self.front(x_clean)), deterministic=not train)
         mean = (h * real[..., None]).sum(1) / length[:, None]

@@ -23,12 +23,14 @@ class ElementSpec:
     """What one step of a sequence looks like.
 
     Attributes:
-        kind: "video" (pixels in [-1, 1]) or "series" (any per-step feature vector).
-        shape: shape of one step, `(H, W, C)` for video and `(F,)` for series.
+        kind: "video" (pixels in [-1, 1]), "series" (any per-step feature vector) or "audio"
+            (samples of a waveform in [-1, 1], which a front end turns into a series).
+        shape: shape of one step, `(H, W, C)` for video, `(F,)` for series, `()` for audio.
         static_names: names of the classes in `static_label`, or None without such a label.
         dynamic_names: names of the classes in `dynamic_label`, or None without such a label.
         feature_names: one name per feature of a series, or None.
-        fps: steps per second, or None when unknown.
+        fps: steps per second, or None when unknown; for audio the sample rate in Hz.
+        masked: some values are missing.
     """
 
     kind: str
@@ -37,14 +39,15 @@ class ElementSpec:
     dynamic_names: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     fps: float | None = None
+    masked: bool = False
 
     def __post_init__(self):
         """Rejects a kind that does not fit the shape."""
-        ranks = {"video": 3, "series": 1}
+        ranks = {"video": 3, "series": 1, "audio": 0}
         if self.kind not in ranks or len(self.shape) != ranks[self.kind]:
             raise ValueError(
-                f"kind {self.kind!r} with shape {self.shape}: use 'video' with (H, W, C) or "
-                "'series' with (F,)"
+                f"kind {self.kind!r} with shape {self.shape}: use 'video' with (H, W, C), "
+                "'series' with (F,) or 'audio' with ()"
             )
 
 
@@ -102,7 +105,8 @@ class Source(abc.ABC):
         Returns:
             `x` float32 `[V, ...]`, not normalised, and where the source has them `mask` (bool, True
             where observed; `[V, F]` for series, `[V]` for video), `static_label`, `static_id`,
-            `dynamic_label` (int) and `position` float32 `[V, 2]`.
+            `dynamic_label` (int), `position` float32 `[V, 2]`, and `group` (int), the recording
+            that elements cut from one recording share.
 
         Raises:
             BrokenItemError: this item cannot be read.

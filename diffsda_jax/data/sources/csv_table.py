@@ -145,6 +145,7 @@ class CsvTable(Source):
             shape=(len(self._features),),
             static_names=None if self._names is None else tuple(self._names),
             feature_names=self._features,
+            masked=any(np.isnan(cells).any() for cells in values),
         )
         parts = _split_series(all_series, split, test_share)
         self._num_ids = len(parts)
