@@ -54,6 +54,7 @@ def _eval_defaults() -> dict[str, Any]:
         "start": "",  # start noise of swaps: random | target | donor; empty = the form's
         "judge_steps": 600,  # of training the judge on real clips
         "batch_size": 64,
+        "vocoder": "",  # audio: a HiFi-GAN checkpoint; empty = Griffin-Lim
         "parts": (
             "reconstruction",
             "swap",
@@ -79,6 +80,8 @@ def default_config() -> ConfigDict:
             "data": {
                 "length": 10,  # steps of a sequence
                 "length_mode": "crop",  # resample | crop | pad
+                "front_end": "mel",  # audio: mel (HiFi-GAN's) | linear
+                "cache_dir": "~/.cache/diffsda_jax",  # audio: where statistics are kept
                 "target_std": 0.5,  # of a series after normalising; frames stay in [-1, 1]
                 "num_threads": 2,  # that make batches
                 "prefetch_batches": 8,
@@ -114,6 +117,22 @@ def default_config() -> ConfigDict:
             "eval": _eval_defaults(),
         }
     ).lock()
+
+
+def use_reference_form(config: ConfigDict) -> None:
+    """Sets what the released code does otherwise: recurrence, schedule, raw weights, metrics."""
+    config.model.recurrence = "reference"
+    config.model.encoder_sees_mask = False
+    config.optimizer.schedule = "reference"
+    config.optimizer.ema_half_life_examples = 0.0
+    config.eval.weights = "raw"
+    config.eval.form = "reference"
+
+
+def check_variant(variant: str, allowed: Sequence[str]) -> None:
+    """Raises ValueError for an unknown argument of a config file."""
+    if variant not in allowed:
+        raise ValueError(unknown_name_message("variant", variant, allowed))
 
 
 def _placeholder_for(annotation: Any) -> Any:

@@ -1,20 +1,35 @@
 """From a config to what it names: data, normaliser, model, optimiser, training step, state."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax import Array
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
+from diffsda_jax.audio.griffin_lim import griffin_lim
+from diffsda_jax.convert.hifigan import load_hifigan
 from diffsda_jax.data import pipeline as data_pipeline
-from diffsda_jax.data.sources import Source
+from diffsda_jax.data.sources import ElementSpec, Source
 from diffsda_jax.data.sources.base import SPLITS
+from diffsda_jax.data.sources.known_factors import KnownFactors
 from diffsda_jax.data.transforms import Normalizer, fit_normalizer
-from diffsda_jax.evals.context import EvalSettings
+from diffsda_jax.evals.context import EvalSettings, Render
+from diffsda_jax.evals.interface import Sound
+from diffsda_jax.features import (
+    FrontEnd,
+    fit_front_end_normalizer,
+    load_frames,
+    normalized,
+)
 from diffsda_jax.model import ModelSpec, init_variables, make_model, variable_shapes
+from diffsda_jax.nets.hifigan import Hifigan
 from diffsda_jax.rngs import stream
 from diffsda_jax.train import optimizer, step
 from diffsda_jax.train.state import WEIGHTS, TrainState, create_state
@@ -29,16 +44,20 @@ class Experiment:
       sources: ``train`` and ``test`` split.
       normalizer: fitted on the training split.
       spec: the model's description.
+      element: what one step looks like to the model.
+      front_end: turns waveforms into steps; None where the data are sequences already.
     """
 
     config: ConfigDict
     sources: dict[str, Source]
     normalizer: Normalizer
     spec: ModelSpec
+    element: ElementSpec
+    front_end: FrontEnd | None = None
 
     def meta(self) -> dict[str, Any]:
         """What checkpoints say of the run: enough to restore the model without the config file."""
-        element = self.sources["train"].spec
+        element = self.element
         return {
             "model": self.spec.to_dict(),
             "config": configuration.to_json(self.config),
@@ -51,6 +70,7 @@ class Experiment:
                 "dynamic_names": element.dynamic_names and list(element.dynamic_names),
                 "fps": element.fps,
             },
+            "front_end": self.front_end and dataclasses.asdict(self.front_end),
         }
 
 
@@ -89,13 +109,41 @@ def build(config: ConfigDict, sources: dict[str, Source] | None = None) -> Exper
     configuration.check_config(config)
     eval_settings(config)
     sources = sources or configuration.make_sources(config)
-    data = config.data
+    element = sources["train"].spec
+    front_end = make_front_end(config, sources["train"])
+    if front_end is not None:
+        element = front_end.element(element)
+    normalizer = _fit_normalizer(config.data, sources["train"], front_end)
+    spec = model_spec(config, element.kind, element.shape, element.masked)
+    return Experiment(config, sources, normalizer, spec, element, front_end)
+
+
+def make_front_end(config: ConfigDict, source: Source) -> FrontEnd | None:
+    """What turns the waveforms of an audio source into sequences; None for other sources.
+
+    Raises:
+      ValueError: an unknown front end, or a sequence length that it does not give.
+    """
+    if source.spec.kind != "audio":
+        return None
+    samples = int(source.lengths()[0])  # the same for all chunks
+    front_end = FrontEnd(config.data.front_end, int(source.spec.fps), samples)
+    length, _ = front_end.shape()
+    if config.data.length != length:
+        raise ValueError(
+            f"config.data.length is {config.data.length}, but {samples} samples give {length} "
+            f"frames of the front end {front_end.kind!r}; set --config.data.length={length}."
+        )
+    return front_end
+
+
+def _fit_normalizer(data: ConfigDict, source: Source, front_end: FrontEnd | None) -> Normalizer:
+    """The normaliser of the training split."""
+    if front_end is not None:
+        return fit_front_end_normalizer(source, front_end, data.target_std, data.cache_dir)
     # Only resampling changes the values; a crop of each sequence would be a worse sample of them.
     length = data.length if data.length_mode == "resample" else None
-    normalizer = fit_normalizer(sources["train"], target_std=data.target_std, length=length)
-    element = sources["train"].spec
-    spec = model_spec(config, element.kind, element.shape, element.masked)
-    return Experiment(config, sources, normalizer, spec)
+    return fit_normalizer(source, target_std=data.target_std, length=length)
 
 
 def eval_settings(config: ConfigDict) -> EvalSettings:
@@ -176,6 +224,8 @@ def make_training(
         dynamic_noise=config.loss.dynamic_noise,
         encoder_noise=config.loss.encoder_noise,
     )
+    if experiment.front_end is not None:
+        loss_fn = _from_waveforms(loss_fn, normalized(experiment.front_end, experiment.normalizer))
     step_fn = step.make_train_step(
         loss_fn,
         transformation,
@@ -185,6 +235,66 @@ def make_training(
         mesh=mesh,
     )
     return transformation, step_fn, loss_fn
+
+
+def _from_waveforms(loss_fn: step.LossFn, frames_of: Callable[[Array], Array]) -> step.LossFn:
+    """The loss of a batch whose ``x`` are waveforms ``[B, N]``."""
+
+    def loss(params: Any, constants: Any, batch: dict[str, Array], key: Array):
+        return loss_fn(params, constants, {**batch, "x": frames_of(batch["x"])}, key)
+
+    return loss
+
+
+def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.ndarray]:
+    """A split as the arrays that an evaluation reads: ``x`` ``[N, V, ...]``, labels and more."""
+    source, config = experiment.sources[split], experiment.config
+    if experiment.front_end is not None:
+        return load_frames(source, experiment.front_end, experiment.normalizer, limit)
+    return data_pipeline.load_arrays(
+        source,
+        length=config.data.length,
+        length_mode=config.data.length_mode,
+        normalizer=experiment.normalizer,
+        limit=limit,
+        seed=config.eval.seed,
+    )
+
+
+def make_sound(experiment: Experiment) -> Sound | None:
+    """How frames of an audio experiment become sound; None where there is no sound.
+
+    Raises:
+      ValueError, FileNotFoundError: a vocoder's checkpoint that cannot be used.
+    """
+    front_end, vocoder = experiment.front_end, experiment.config.eval.vocoder
+    if front_end is None:
+        return None
+    spec = front_end.spectrogram
+    if vocoder:
+        if front_end.kind != "mel":
+            raise ValueError(
+                f"config.eval.vocoder is {vocoder!r}, but the front end is {front_end.kind!r}; "
+                "HiFi-GAN needs 'mel'. Leave the vocoder empty for Griffin-Lim."
+            )
+        play = load_vocoder(vocoder)
+    else:
+        play = functools.partial(griffin_lim, spec=spec, key=jax.random.key(0))
+    return Sound(experiment.normalizer.invert, play, spec.sample_rate_hz)
+
+
+def load_vocoder(path: str) -> Callable[[Array], Array]:
+    """A HiFi-GAN generator as a function from log mel ``[B, V, 80]`` to waveforms ``[B, N]``."""
+    spec, variables = load_hifigan(path)
+    return jax.jit(functools.partial(Hifigan(spec).apply, variables))
+
+
+def make_render(experiment: Experiment) -> Render | None:
+    """Makes normalised clips from true factors, where the source can."""
+    source = experiment.sources["test"]
+    if not isinstance(source, KnownFactors):
+        return None
+    return lambda static, dynamic: experiment.normalizer.apply(source.render(static, dynamic))
 
 
 def initial_state(

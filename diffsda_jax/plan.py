@@ -76,6 +76,9 @@ def batch_shapes(experiment: experiments.Experiment) -> dict[str, jax.ShapeDtype
     """Shapes of what the training step reads of a global batch."""
     config, spec = experiment.config, experiment.spec
     batch, steps = config.train.batch_size, config.data.length
+    if experiment.front_end is not None:
+        samples = (batch, experiment.front_end.num_samples)
+        return {"x": jax.ShapeDtypeStruct(samples, jnp.float32)}
     mask = (batch, steps) if spec.kind == "video" else (batch, steps, *spec.shape)
     return {
         "x": jax.ShapeDtypeStruct((batch, steps, *spec.shape), jnp.float32),

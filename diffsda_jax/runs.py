@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import sharding
-from diffsda_jax.data import pipeline as data_pipeline
-from diffsda_jax.data.sources import ElementSpec, Source
+from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
 from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import report
@@ -41,7 +40,7 @@ FREE_OPTIONS = {
         "keep_checkpoints",
         "init_from",
     ),
-    "data": ("num_threads", "prefetch_batches"),
+    "data": ("num_threads", "prefetch_batches", "cache_dir"),
     "source.options": ("root", "path", "cache_dir"),
 }
 
@@ -189,6 +188,9 @@ def make_evaluator(
         result = runner.run(model, workdir / "eval" / f"{step_number:08d}")
         writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
         writer.write_images(step_number, {f"eval/{k}": v[None] for k, v in result.images.items()})
+        if result.sounds:
+            sounds = {f"eval/{name}": samples for name, samples in result.sounds.items()}
+            writer.write_audios(step_number, sounds, runner.sound.sample_rate_hz)
 
     return evaluate
 
@@ -201,19 +203,12 @@ class EvalRunner:
         self._experiment = experiment
         self._data: dict[tuple[str, int], dict] = {}
         self._judge: evaluation.Judge | None = None
+        self.sound = experiments.make_sound(experiment)
 
     def load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""
         if (split, limit) not in self._data:
-            config = self._experiment.config
-            self._data[split, limit] = data_pipeline.load_arrays(
-                self._experiment.sources[split],
-                length=config.data.length,
-                length_mode=config.data.length_mode,
-                normalizer=self._experiment.normalizer,
-                limit=limit,
-                seed=config.eval.seed,
-            )
+            self._data[split, limit] = experiments.load_split(self._experiment, split, limit)
         return self._data[split, limit]
 
     def run(self, model: DiffSDA, output_dir: Path) -> evaluation.EvalResult:
@@ -227,7 +222,7 @@ class EvalRunner:
           Metrics, the files written, and pictures for TensorBoard.
         """
         options = self._experiment.config.eval
-        element = self._experiment.sources["train"].spec
+        element = self._experiment.element
         train = self.load("train", options.num_train_clips)
         test = self.load(options.split, options.num_clips)
         result = evaluation.evaluate(
@@ -239,6 +234,9 @@ class EvalRunner:
             dynamic_names=element.dynamic_names,
             feature_names=element.feature_names,
             denormalize=self._experiment.normalizer.invert,
+            sound=self.sound,
+            tasks=self._experiment.sources["train"].tasks,
+            render=experiments.make_render(self._experiment),
             judge=self._judge,
             output_dir=output_dir,
             **dataclasses.asdict(experiments.eval_settings(self._experiment.config)),
@@ -288,18 +286,18 @@ def smoke(config: ConfigDict, workdir: str | Path) -> loop.TrainResult:
       ValueError: whatever is wrong with the configuration.
     """
     config = shrink(config)
-    size = config.source.options.get("size")
-    channels = 1 if config.source.name == "digits" else 3
-    if size or config.source.name == "digits":
-        size = min(size or config.source.options.canvas, 2 ** len(config.model.channel_mults))
-        shape, kind = (size, size, channels), "video"
-    else:
-        shape, kind = (5,), "series"
-    element = ElementSpec(kind, shape, static_names=("a", "b"), dynamic_names=("c", "d"))
+    kind, num_steps, rate = SOURCES[config.source.name].kind, config.data.length, None
+    shape = {"video": (4, 4, 1 if config.source.name == "digits" else 3), "series": (5,)}
+    if kind == "audio":
+        num_steps, rate = 743, 16_000.0  # that many samples give 4 mel frames
+    element = ElementSpec(
+        kind, shape.get(kind, ()), static_names=("a", "b"), dynamic_names=("c", "d"), fps=rate
+    )
     sources: dict[str, Source] = {
-        split: Synthetic(split, element, num_items=16, num_steps=config.data.length)
+        split: Synthetic(split, element, num_items=16, num_steps=num_steps)
         for split in ("train", "test")
     }
+    config.data.cache_dir = str(workdir)
     return run_train(config, workdir, sources)
 
 
@@ -316,4 +314,5 @@ def shrink(config: ConfigDict) -> ConfigDict:
         batch_size=8, num_steps=2, log_every_steps=1, checkpoint_every_steps=2, eval_every_steps=0
     )
     config.eval.update(num_steps=2, num_swaps=8, judge_steps=5, batch_size=16)
+    config.loss.noise_draws = min(config.loss.noise_draws, 2)
     return config

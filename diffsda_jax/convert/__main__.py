@@ -4,15 +4,6 @@ import argparse
 import sys
 from typing import Any
 
-_SOURCE_KINDS = {
-    "digits": "video",
-    "video_folder": "video",
-    "mug": "video",
-    "taichi": "video",
-    "japanese_vowels": "series",
-    "csv": "series",
-}
-
 
 def parse_frame_size(text: str) -> tuple[int, int]:
     """``"HxW"`` as two integers."""
@@ -55,10 +46,12 @@ def _apply_config(path: str, spec: Any, key_report: Any) -> tuple[Any, Any, dict
     from diffsda_jax import config as configuration
     from diffsda_jax import experiment
     from diffsda_jax.convert.infer_spec import RELEASED, match_spec
+    from diffsda_jax.data.sources import SOURCES
 
     config = configuration.load_config(path)
     name = config.source.name
-    kind = _SOURCE_KINDS.get(name, spec.kind)
+    kind = SOURCES[name].kind if name in SOURCES else spec.kind
+    kind = "series" if kind == "audio" else kind  # a series of spectrogram frames
     if kind != spec.kind:
         raise ValueError(
             f"config.source.name is {name!r}, a {kind} source, but the file holds a {spec.kind} "

@@ -1,26 +1,30 @@
 """Reads the tensors of a ``torch.save`` file without torch and without running what it says.
 
 A ``.pth`` file is a zip archive: a pickle that describes tensors, and one raw file for each
-storage. The pickle is read by an unpickler that knows the few names below, which stand for
-constructors written here; any other name is refused before anything is called. ``.npz`` files with
-the same keys are read as well.
+storage. Before PyTorch 1.6 it was one stream of the same parts, see ``torch_legacy_file``. The
+pickle is read by an unpickler that knows the few names below, which stand for constructors written
+here; any other name is refused before anything is called. ``.npz`` files with the same keys are
+read as well.
 
 References:
   The serialisation notes of PyTorch's documentation (zip layout, persistent ids of storages);
   Python's documentation of ``pickle`` ("Restricting Globals").
 """
 
+import contextlib
 import io
 import math
 import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from diffsda_jax.convert.torch_legacy_file import DAMAGE, LegacyArchive, NotLegacyError
 
 _BFLOAT16 = "bfloat16"  # numpy has no such type; its bits are the upper half of a float32
 STORAGES = {
@@ -37,8 +41,9 @@ STORAGES = {
 }
 _PICKLE_START = b"\x80"  # of every pickle since protocol 2; torch.save wrote one before 1.6
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-_BAD_ARCHIVE = (  # what a truncated, damaged or encrypted zip archive makes zipfile raise
+_BAD_ARCHIVE = (  # what a truncated, damaged or encrypted file makes its reader raise
     zipfile.BadZipFile,
+    pickle.UnpicklingError,
     zlib.error,
     struct.error,
     NotImplementedError,
@@ -46,18 +51,7 @@ _BAD_ARCHIVE = (  # what a truncated, damaged or encrypted zip archive makes zip
     OSError,
     EOFError,
 )
-_DAMAGE = (  # what a pickle with wrong opcodes or arguments makes the unpickler raise
-    pickle.UnpicklingError,
-    EOFError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    UnicodeError,
-)
+_Archive = zipfile.ZipFile | LegacyArchive
 _MAX_DEPTH = 4  # of dictionaries around the state dict
 _MAX_REPEATED = 1 << 24  # values of a tensor larger than its storage (stride 0)
 # Where training scripts put the weights; the first that holds tensors is taken.
@@ -183,10 +177,15 @@ _ADMITTED = {
 }
 
 
+def _stored(dtype: str) -> np.dtype:
+    """The type of a storage's values as they lie in the file."""
+    return np.dtype("u2" if dtype == _BFLOAT16 else dtype)
+
+
 class _Unpickler(pickle.Unpickler):
     """Admits the names above and storages of the archive; nothing else."""
 
-    def __init__(self, file, archive: zipfile.ZipFile, prefix: str):
+    def __init__(self, file, archive: _Archive, prefix: str):
         super().__init__(file, encoding="utf-8")
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, _Storage] = {}
@@ -204,6 +203,9 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         """A storage by its key in the archive; one shared by several tensors is read once."""
+        # A sixth part, in the legacy layout, would describe a view; PyTorch 1 wrote None there.
+        if isinstance(pid, tuple) and len(pid) == 6 and pid[5] is None:
+            pid = pid[:5]
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
             raise _Refused(f"its pickle refers to {str(pid)[:80]!r}, which is not a storage")
         _, kind, key, _, count = pid
@@ -217,7 +219,7 @@ class _Unpickler(pickle.Unpickler):
 
     def _read(self, dtype: str, key: str, count: int) -> _Storage:
         """Reads one storage after comparing its length with the pickle's."""
-        stored = np.dtype("u2" if dtype == _BFLOAT16 else dtype).newbyteorder(self._order)
+        stored = _stored(dtype).newbyteorder(self._order)
         name = f"{self._prefix}data/{key}"
         try:
             size = self._archive.getinfo(name).file_size
@@ -231,7 +233,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(values.astype(values.dtype.newbyteorder("="), copy=False), dtype)
 
 
-def _entry_text(archive: zipfile.ZipFile, name: str, default: str) -> str:
+def _entry_text(archive: _Archive, name: str, default: str) -> str:
     """Text of a small entry, or the default if the archive has no such entry."""
     if name not in archive.namelist():
         return default
@@ -260,9 +262,8 @@ def load_state_dict(path: str | Path, entry: str | None = None) -> StateDict:
         raise FileNotFoundError(
             f"checkpoint {str(path)!r} is not a file; give a .pth or .npz file."
         )
-    _check_start(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _open(path) as archive:
             names = archive.namelist()
             if any(name.rpartition("/")[2] == "data.pkl" for name in names):
                 content = _unpickle(archive, names)
@@ -270,6 +271,8 @@ def load_state_dict(path: str | Path, entry: str | None = None) -> StateDict:
                 content = _read_npz(path, names)
     except _Refused as error:
         raise ValueError(f"{path.name}: {error}. {_WAY_OUT}") from None
+    except NotLegacyError as error:
+        raise ValueError(f"{path.name} {error}") from None
     except _BAD_ARCHIVE as error:
         raise ValueError(
             f"{path.name} is truncated or damaged ({_first_line(error)}); download or save it "
@@ -283,22 +286,24 @@ _WAY_OUT = (
 )
 
 
-def _check_start(path: Path):
-    """Tells files that are no zip archives apart by their first bytes."""
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[_Archive]:
+    """The archive in either layout, told apart by its first bytes."""
     with path.open("rb") as file:
         start = file.read(32)
-    if start.startswith(_ZIP_STARTS):
-        return
-    if start.startswith(_PICKLE_START):
-        raise ValueError(
-            f"{path.name} is a bare pickle, as torch.save wrote before PyTorch 1.6; only the zip "
-            "layout is read. With a current PyTorch: torch.save(torch.load(FILE, "
-            "weights_only=True), NEW_FILE)."
-        )
-    raise ValueError(
-        f"{path.name} is neither a .pth nor a .npz file (it does not start like a zip archive but "
-        f"with {start[:8]!r}); is it the right file, downloaded whole?"
-    )
+        file.seek(0)
+        if start.startswith(_ZIP_STARTS):
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        elif start.startswith(_PICKLE_START):
+            yield LegacyArchive(
+                file, {name: _stored(kind).itemsize for name, kind in STORAGES.items()}
+            )
+        else:
+            raise ValueError(
+                f"{path.name} is neither a .pth nor a .npz file (it does not start like a zip "
+                f"archive but with {start[:8]!r}); is it the right file, downloaded whole?"
+            )
 
 
 def _first_line(error: BaseException) -> str:
@@ -306,7 +311,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _unpickle(archive: zipfile.ZipFile, names: list[str]) -> Any:
+def _unpickle(archive: _Archive, names: list[str]) -> Any:
     """What the archive's pickle describes."""
     pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in names):
@@ -317,7 +322,7 @@ def _unpickle(archive: zipfile.ZipFile, names: list[str]) -> Any:
         return unpickler.load()
     except _Refused:
         raise
-    except (*_DAMAGE, ValueError) as error:
+    except (*DAMAGE, ValueError) as error:
         raise _Refused(f"its pickle is damaged ({_first_line(error)})") from None
 
 

@@ -196,11 +196,30 @@ def fit_normalizer(
         count += mask.sum(0)
         total += centred.sum(0)
         squares += (centred**2).sum(0)
-    return _from_sums(source, count, total, squares, shift, target_std)
+    return normalizer_from_sums(source, count, total, squares, shift, target_std)
 
 
-def _from_sums(source, count, total, squares, shift, target_std) -> Normalizer:
-    """Turns sums of shifted values into a normalizer; speaks up about useless features."""
+def normalizer_from_sums(
+    source: Source,
+    count: Float[np.ndarray, " F"],
+    total: Float[np.ndarray, " F"],
+    squares: Float[np.ndarray, " F"],
+    shift: Float[np.ndarray, " F"],
+    target_std: float,
+) -> Normalizer:
+    """Turns sums over observed values into a normalizer; speaks up about useless features.
+
+    Args:
+        source: for messages.
+        count: number of values.
+        total: their sum after taking off `shift`.
+        squares: the sum of their squares after taking off `shift`.
+        shift: near the mean, so that the squares lose no digits.
+        target_std: of `Normalizer`.
+
+    Raises:
+        ValueError: a feature without any observed value.
+    """
     if not count.all():
         feature = _feature(source, int(np.argmin(count)))
         raise ValueError(

@@ -1,20 +1,29 @@
 """What all parts of an evaluation share: the model, the data, the factors and the settings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from diffsda_jax.evals.interface import Clips, Lengths, SequenceModel, observed_values
+from diffsda_jax.data.sources.tasks import Task
+from diffsda_jax.evals.interface import (
+    Clips,
+    Lengths,
+    SequenceModel,
+    Sound,
+    observed_values,
+)
 from diffsda_jax.evals.judges import Judge
-from diffsda_jax.evals.swap import STARTS, decode_factors, make_start
+from diffsda_jax.evals.swap import STARTS, decode_factors, make_pairs, make_start
 from diffsda_jax.factors import Factors
 
+Render = Callable[[np.ndarray, np.ndarray], Clips]  # of static and dynamic factors
 FORMS = ("corrected", "reference")
 _START_OF_FORM = {"corrected": "random", "reference": "target"}
-_ALL_PARTS = ("verification", "probes", "judge", "reconstruction", "swap", "one_factor")
+_DEFAULT_PARTS = ("verification", "probes", "judge", "reconstruction", "swap", "one_factor")
+_ALL_PARTS = (*_DEFAULT_PARTS, "utterances", "tasks", "known_factors")
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,8 @@ class EvalSettings:
         Decodes from one factor always start from random noise.
       seed: of pairs, start noise, the judge and the choice of pictures.
       form: ``corrected`` (swaps start from random noise) or ``reference`` (from ``x_T`` of the
-        target, as the released code does for faces). Other metrics here are the same in both.
+        target, as the released code does for faces; padding counts in verification; the probes of
+        tasks are reused from repeat to repeat).
       parts: which of the parts of an evaluation.
       judge_steps: optimiser steps of the judge.
       batch_size: clips encoded and sampled at once.
@@ -39,7 +49,7 @@ class EvalSettings:
     start: str | None = None
     seed: int = 0
     form: str = "corrected"
-    parts: Sequence[str] = _ALL_PARTS
+    parts: Sequence[str] = _DEFAULT_PARTS
     judge_steps: int = 600
     batch_size: int = 64
 
@@ -75,6 +85,11 @@ class Context:
       test_factors: factors of all test clips.
       judge: trained judge, or None.
       settings: of the evaluation.
+      readers: arrays that the judge was trained on, see ``enrolment``.
+      trial: places of the test clips that are swapped, reconstructed and judged.
+      sound: how speech is made audible; None for other data.
+      tasks: what the data set is used for.
+      render: makes normalised clips from true factors; None where that cannot be done.
     """
 
     model: SequenceModel
@@ -85,6 +100,11 @@ class Context:
     test_factors: Factors
     judge: Judge | None
     settings: EvalSettings
+    readers: dict[str, Any]
+    trial: Integer[np.ndarray, " T"]
+    sound: Sound | None = None
+    tasks: Sequence[Task] = ()
+    render: Render | None = None
 
     def test_clips(self, index: Integer[np.ndarray, " P"]) -> tuple[Clips, Factors, Lengths | None]:
         """Some test clips, their factors and lengths."""
@@ -101,12 +121,24 @@ class Context:
 
     def some_clips(self) -> Integer[np.ndarray, " P"]:
         """Test clips for reconstructions, at most ``num_swaps``, fixed by the seed."""
-        order = np.random.default_rng(self.settings.seed).permutation(len(self.test["x"]))
+        order = np.random.default_rng(self.settings.seed).permutation(self.trial)
         return order[: self.settings.num_swaps]
+
+    def pairs(self) -> tuple[Integer[np.ndarray, " P"], Integer[np.ndarray, " P"]]:
+        """Donors of the static factor and of the dynamics, different in what labels there are."""
+        labels = [
+            self.test[name][self.trial]
+            for name in ("static_label", "dynamic_label")
+            if name in self.test and len(np.unique(self.test[name][self.trial])) > 1
+        ]
+        pairs = make_pairs(
+            len(self.trial), self.settings.num_swaps, seed=self.settings.seed, labels=labels
+        )
+        return self.trial[pairs[0]], self.trial[pairs[1]]
 
     def why_no_swaps(self) -> str | None:
         """Why no swaps can be made, or None if they can."""
-        count = len(self.test["x"])
+        count = len(self.trial)
         if count < 2:
             return f"there is {count} test clip; swaps need 2 or more"
         return None if self.settings.num_swaps > 0 else "num_swaps is 0; swaps need 1 or more"

@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from diffsda_jax.audio.wav import encode_wav
+from diffsda_jax.data.sources.tasks import Task
 from diffsda_jax.evals import gallery
-from diffsda_jax.evals.context import Context, EvalSettings, check_choice
-from diffsda_jax.evals.interface import SequenceModel, encode_clips
+from diffsda_jax.evals.context import Context, EvalSettings, Render, check_choice
+from diffsda_jax.evals.enrolment import enrol_unseen
+from diffsda_jax.evals.interface import SequenceModel, Sound, encode_clips
 from diffsda_jax.evals.judges import Judge, train_judge
 from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.evals.pictures import Picture, write_gif
 from diffsda_jax.evals.report import write_pictures, write_results
+from diffsda_jax.evals.sounds import make_sounds
 
 KINDS = ("video", "series")
+_SOUNDS = 4
 _LOG = logging.getLogger(__name__)
 
 
@@ -30,6 +35,7 @@ class EvalResult:
       metrics: flat, hierarchical names such as ``verification/static_eer_percent``.
       files: what was written, `metrics.json` first; empty without an output directory.
       images: pictures by name, uint8 ``[height, width, 3]``.
+      sounds: waveforms by name, float ``[N]``; of speech only.
       notes: what was skipped and why.
       judge: the judge that was used, to be given to the next evaluation; None without labels.
     """
@@ -37,6 +43,7 @@ class EvalResult:
     metrics: dict[str, float] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     images: dict[str, Picture] = field(default_factory=dict)
+    sounds: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     judge: Judge | None = None
 
@@ -51,6 +58,9 @@ def evaluate(
     dynamic_names: Sequence[str] | None = None,
     feature_names: Sequence[str] | None = None,
     denormalize: Callable[[np.ndarray], np.ndarray] | None = None,
+    sound: Sound | None = None,
+    tasks: Sequence[Task] = (),
+    render: Render | None = None,
     pictures: bool = True,
     judge: Judge | None = None,
     output_dir: str | Path | None = None,
@@ -68,7 +78,10 @@ def evaluate(
       dynamic_names: names of the dynamic classes.
       feature_names: names of the features of a series.
       denormalize: maps ``x`` of a series to natural units for the line plots.
-      pictures: whether to draw.
+      sound: how frames become sound, for speech; None makes none.
+      tasks: what the data set is used for, for the part ``tasks``.
+      render: makes normalised clips from true static and dynamic factors, for ``known_factors``.
+      pictures: whether to draw, and to make sounds.
       judge: one trained before on the same data; None trains one if a part needs it.
       output_dir: where to write ``metrics.json`` and pictures; None writes nothing.
       **settings: fields of `EvalSettings`, such as ``num_swaps`` or ``seed``.
@@ -83,16 +96,32 @@ def evaluate(
             raise ValueError(
                 f"evaluate: the {split} split has 0 clips; allowed are 1 or more; give more data."
             )
+    readers, trial, enrolled = enrol_unseen(train, test)
     if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
-        judge = _train_judge(train, chosen.judge_steps, chosen.seed)
+        judge = _train_judge(readers, chosen.judge_steps, chosen.seed)
     train_factors, test_factors = (
         encode_clips(
             model, data["x"], data.get("length"), data.get("mask"), batch_size=chosen.batch_size
         )
         for data in (train, test)
     )
-    context = Context(model, kind, train, test, train_factors, test_factors, judge, chosen)
+    context = Context(
+        model,
+        kind,
+        train,
+        test,
+        train_factors,
+        test_factors,
+        judge,
+        chosen,
+        readers,
+        trial,
+        sound,
+        tasks,
+        render,
+    )
     result = EvalResult(judge=judge)
+    _add_notes(result, enrolled if judge is not None else [])
     for part in chosen.parts:
         _run_part(part, context, result)
     frames: list[Picture] = []
@@ -100,6 +129,8 @@ def evaluate(
         names = (static_names, dynamic_names, feature_names)
         result.images, frames, notes = gallery.draw(context, *names, denormalize=denormalize)
         _add_notes(result, notes)
+        if sound is not None and not context.why_no_swaps():
+            result.sounds = make_sounds(context, sound, _SOUNDS)
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result
@@ -154,5 +185,9 @@ def _write(result: EvalResult, frames: list[Picture], directory: Path, context: 
         write_results(result.metrics, directory, form=form, settings=settings, notes=result.notes)
     )
     result.files += write_pictures(result.images, directory)
+    for name, samples in result.sounds.items():
+        result.files.append(directory / "sounds" / f"{name.replace('/', '_')}.wav")
+        result.files[-1].parent.mkdir(exist_ok=True)
+        result.files[-1].write_bytes(encode_wav(samples, context.sound.sample_rate_hz))
     if frames:
         result.files.append(write_gif(frames, directory / "swap_grid.gif"))

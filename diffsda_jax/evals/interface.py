@@ -1,5 +1,6 @@
 """What the metrics need of a model, and how they call it: in batches of one fixed size."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +28,21 @@ class SequenceModel(Protocol):
 
     def invert(self, x: Any, factors: Factors, num_steps: int = 32) -> Any:
         """Unit-variance ``x_T`` from which ``sample`` gives ``x`` back."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """How normalised frames become sound.
+
+    Attributes:
+      denormalize: normalised frames to log spectrogram frames.
+      vocoder: log spectrogram ``[B, V, F]`` to waveforms ``[B, N]``.
+      sample_rate_hz: of the waveforms.
+    """
+
+    denormalize: Callable[[Clips], Clips]
+    vocoder: Callable[[Clips], Float[np.ndarray, "B N"]]
+    sample_rate_hz: int
 
 
 def padded_batches(num_items: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -4,9 +4,12 @@ import numpy as np
 
 from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals.context import Context
+from diffsda_jax.evals.downstream import known_factors, tasks
 from diffsda_jax.evals.interface import Clips
 from diffsda_jax.evals.probes import chance_level, probe_factors
-from diffsda_jax.evals.swap import keep_one_factor, make_pairs, mean_factors, reconstruct
+from diffsda_jax.evals.sounds import cepstral_distances
+from diffsda_jax.evals.swap import keep_one_factor, mean_factors, reconstruct
+from diffsda_jax.evals.utterances import utterances
 from diffsda_jax.evals.verification import speaker_eer
 from diffsda_jax.factors import mix
 
@@ -23,7 +26,12 @@ def verification(context: Context) -> Outcome:
         return {}, [f"verification skipped: {len(counts)} static labels on {len(label)} test clips"]
     factors = context.test_factors
     rates = speaker_eer(
-        np.asarray(factors.static), np.asarray(factors.dynamic), label, context.test.get("length")
+        np.asarray(factors.static),
+        np.asarray(factors.dynamic),
+        label,
+        context.test.get("length"),
+        context.test.get("group"),
+        form=context.settings.form,
     )
     return {
         "static_eer_percent": rates["static_eer"],
@@ -43,11 +51,12 @@ def judge(context: Context) -> Outcome:
     """Accuracy of the judge on real test clips."""
     if context.judge is None:
         return {}, ["judge skipped: the training clips have no static_label and no dynamic_label"]
-    accuracy = context.judge.accuracy(context.test)
+    trial = {key: values[context.trial] for key, values in context.test.items()}
+    accuracy = context.judge.accuracy(trial)
     for name in ("static", "dynamic"):
         if f"{name}_accuracy_percent" in accuracy:
             accuracy[f"{name}_accuracy_chance_percent"] = chance_level(
-                context.train[f"{name}_label"], context.test[f"{name}_label"]
+                context.readers[f"{name}_label"], trial[f"{name}_label"]
             )
     return accuracy, []
 
@@ -79,7 +88,7 @@ def swap(context: Context) -> Outcome:
     """What conditional swaps keep of either donor, by the judge and by the tracked object."""
     if reason := context.why_no_swaps():
         return {}, [f"swap skipped: {reason}"]
-    static_index, dynamic_index = _pairs(context)
+    static_index, dynamic_index = context.pairs()
     mixed = mix(
         static_from=context.test_factors[static_index],
         dynamic_from=context.test_factors[dynamic_index],
@@ -88,6 +97,9 @@ def swap(context: Context) -> Outcome:
     result, notes = _kept(context, x_swap, static_index, dynamic_index)
     if context.kind == "video" and "position" in context.test:
         result.update(_trajectory(context, x_swap, static_index, dynamic_index))
+    if context.sound is not None:
+        donors = (context.test["x"][index] for index in (static_index, dynamic_index))
+        result.update(cepstral_distances(x_swap, *donors, context.sound.denormalize))
     if not result:
         notes.append("swap metrics skipped: they need a judge or positions; see the pictures")
     return result, notes
@@ -124,22 +136,10 @@ PARTS = {
     "reconstruction": reconstruction,
     "swap": swap,
     "one_factor": one_factor,
+    "utterances": utterances,
+    "tasks": tasks,
+    "known_factors": known_factors,
 }
-
-
-def _pairs(context: Context) -> tuple[np.ndarray, np.ndarray]:
-    """Donors of the static factor and of the dynamics, different in what labels there are."""
-    labels = [
-        context.test[name]
-        for name in ("static_label", "dynamic_label")
-        if name in context.test and len(np.unique(context.test[name])) > 1
-    ]
-    return make_pairs(
-        len(context.test["x"]),
-        context.settings.num_swaps,
-        seed=context.settings.seed,
-        labels=labels,
-    )
 
 
 def _errors(context: Context, index: np.ndarray, decoded: Clips) -> dict[str, float]:
@@ -175,7 +175,7 @@ def _kept(
     )
     for name in ("static", "dynamic"):
         if f"{name}_kept_percent" in result:
-            classes = len(np.unique(context.train[f"{name}_label"]))
+            classes = len(np.unique(context.readers[f"{name}_label"]))
             result[f"{name}_kept_chance_percent"] = 100.0 / classes
     return result, []
 

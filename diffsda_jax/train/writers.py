@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffsda_jax.audio.wav import encode_wav
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -83,6 +85,25 @@ class MetricWriter:
                 height=height, width=width, colorspace=3, encoded_image_string=_gif(frames, fps)
             )
             summary = Summary(value=[Summary.Value(tag=name, image=image)])
+            self._events.file_writer.add_summary(summary, step)
+
+    def write_audios(
+        self, step: int, audios: Mapping[str, np.ndarray], sample_rate_hz: int
+    ) -> None:
+        """Writes waveforms ``[N]`` in [-1, 1]."""
+        if self._events is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        for name, samples in audios.items():
+            audio = Summary.Audio(
+                sample_rate=sample_rate_hz,
+                num_channels=1,
+                length_frames=len(samples),
+                encoded_audio_string=encode_wav(samples, sample_rate_hz),
+                content_type="audio/wav",
+            )
+            summary = Summary(value=[Summary.Value(tag=name, audio=audio)])
             self._events.file_writer.add_summary(summary, step)
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:

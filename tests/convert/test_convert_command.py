@@ -10,7 +10,6 @@ import torch_writer as tw
 
 from diffsda_jax.convert import __main__ as command
 from diffsda_jax.convert import convert_file
-from diffsda_jax.data.sources import SOURCES
 from diffsda_jax.train.checkpoint import load_for_inference
 
 PTH = golden_cases.FOLDER / "audio_mel.pth"
@@ -103,10 +102,6 @@ def test_a_config_of_other_data_is_refused(tmp_path, capsys):
     status, _, err = run(capsys, *arguments, f"--config={tmp_path / 'config.py'}")
     assert status == 2 and err.count("\n") == 1 and not (tmp_path / "run").exists()
     assert "'digits', a video source, but the file holds a series model" in err
-
-
-def test_every_source_has_a_kind():
-    assert command._SOURCE_KINDS.keys() == set(SOURCES)
 
 
 @pytest.mark.parametrize("error", [None, PermissionError(13, "Permission\ndenied", "/x")])

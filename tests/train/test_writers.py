@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import wave
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ def written(tmp_path):
     writer.write_videos(
         3, {"clip": (np.arange(2 * 6 * 4 * 5 * 3) % 255).astype(np.uint8).reshape(2, 6, 4, 5, 3)}
     )
+    writer.write_audios(3, {"voice": np.array([0.0, 0.5, -2.0], np.float32)}, 16000)
     writer.write_texts(3, {"config": "**a** = 1"})
     writer.write_histograms(3, {"codes": np.arange(100.0), "few": np.ones(4)}, {"few": 5})
     writer.write_hparams({"model": {"width": 4, "kind": "series"}, "mults": (1, 2), "none": None})
@@ -91,6 +93,15 @@ def test_videos_are_animated(written):
     ((_, value),) = events["clip"]
     gif = Image.open(io.BytesIO(value.image.encoded_image_string))
     assert gif.format == "GIF" and gif.n_frames == 6 and gif.size == (10, 4)
+
+
+def test_audio_is_a_wav_file(written):
+    _, events = written
+    ((_, value),) = events["voice"]
+    with wave.open(io.BytesIO(value.audio.encoded_audio_string)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16000, 1, 2)
+        samples = np.frombuffer(file.readframes(10), "<i2")
+    assert samples.tolist() == [0, 16384, -32767]  # clipped, not wrapped around
 
 
 def test_texts_histograms_and_hyper_parameters(written):

@@ -46,6 +46,13 @@ SOURCES: Mapping[str, type[Source]] = _Registry(
         "mug": ("video_sets", "Mug"),
         "taichi": ("video_sets", "TaiChi"),
         "csv": ("csv_table", "CsvTable"),
+        "timit": ("speech_sets", "Timit"),
+        "librispeech": ("speech_sets", "LibriSpeech"),
+        "speech_folder": ("speech_sets", "SpeechFolder"),
+        "air_quality": ("air_quality", "AirQuality"),
+        "etth1": ("etth1", "Etth1"),
+        "physionet": ("physionet", "PhysioNet"),
+        "known_factors": ("known_factors", "KnownFactors"),
     }
 )
 

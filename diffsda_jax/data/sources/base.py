@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from diffsda_jax.data.sources.tasks import Task
+
 _LOG = logging.getLogger(__name__)
 _NAMED_SKIPS = 3
 
@@ -58,7 +60,7 @@ class BrokenItemError(ValueError):
 class Source(abc.ABC):
     """Random access to the raw sequences of one split of a data set.
 
-    Subclasses set `name`, `split`, `spec` and implement `__len__`, `load` and `_identity`.
+    Subclasses set `name`, `kind`, `split`, `spec` and implement `__len__`, `load` and `_identity`.
 
     Attributes:
         name: the name in the registry.
@@ -66,9 +68,13 @@ class Source(abc.ABC):
         spec: the `ElementSpec` of the elements.
         skipped: what was left out, as {item: reason}.
         max_skipped_share: the largest share of items that may be left out.
+        kind: "video", "series" or "audio", as in the spec but known before the data are.
+        tasks: what the data set is used for downstream.
     """
 
     name: str = ""
+    kind: str = ""
+    tasks: tuple[Task, ...] = ()
     spec: ElementSpec
 
     def __init__(self, split: str, max_skipped_share: float = 0.05):
@@ -118,6 +124,10 @@ class Source(abc.ABC):
 
     def lengths(self) -> np.ndarray | None:
         """Number of raw steps of each element `[len(self)]`, or None when it costs too much."""
+        return None
+
+    def groups(self) -> np.ndarray | None:
+        """The recording that each element was cut from `[len(self)]`, or None for one each."""
         return None
 
     def item_name(self, index: int) -> str:

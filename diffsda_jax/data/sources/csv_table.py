@@ -99,7 +99,7 @@ class CsvTable(Source):
         ValueError: a bad option or a bad file; with file, line, column and value.
     """
 
-    name = "csv"
+    name, kind = "csv", "series"
 
     def __init__(
         self,

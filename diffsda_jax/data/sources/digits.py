@@ -143,7 +143,7 @@ class Digits(Source):
     `static_id` (scan index) and `dynamic_label` (index into `MOTIONS`).
     """
 
-    name = "digits"
+    name, kind = "digits", "video"
 
     def __init__(
         self,

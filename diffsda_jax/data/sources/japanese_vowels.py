@@ -24,7 +24,7 @@ class JapaneseVowels(Source):
     `static_label` is the speaker, 0 to 8.
     """
 
-    name = "japanese_vowels"
+    name, kind = "japanese_vowels", "series"
 
     def __init__(self, split: str):
         """Reads the split from the package.

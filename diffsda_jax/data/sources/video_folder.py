@@ -77,7 +77,7 @@ class VideoFolder(Source):
     one that cannot be read, is skipped, counted and named.
     """
 
-    name = "video_folder"
+    name, kind = "video_folder", "video"
     expected = "video files (mp4, webm, mov, gif) or folders of frames (jpg, png), at any depth"
 
     def __init__(

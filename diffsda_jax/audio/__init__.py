@@ -1,0 +1,1 @@
+"""Sound: decoding, spectrograms and back."""

@@ -1,0 +1,55 @@
+"""Readers for classes that training never saw: half of the test recordings introduce them."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+
+def enrol_unseen(
+    train: dict[str, Any], test: dict[str, Any]
+) -> tuple[dict[str, Any], Integer[np.ndarray, " P"], list[str]]:
+    """What a judge is trained on and scored on, where static labels of the test split are new.
+
+    Speakers of a test split are often never seen in training, so a judge cannot know them. Then
+    half of their recordings (by the dynamic label where there is one, so that both halves differ in
+    it) join the training clips of the judge, and only the other half is scored. The model itself is
+    not trained on any of them.
+
+    Args:
+      train: arrays of the training split.
+      test: arrays of the test split.
+
+    Returns:
+      ``(readers, trial, notes)``: arrays for the judge's training, places of the test clips that
+      are scored, and what was done. ``train``, all clips and nothing, where no label is new.
+    """
+    everything = np.arange(len(test["x"]))
+    if "static_label" not in train or "static_label" not in test:
+        return train, everything, []
+    new = np.setdiff1d(test["static_label"], train["static_label"])
+    if not len(new):
+        return train, everything, []
+    enrolled = _every_second(test.get("dynamic_label", test.get("group", everything)))
+    if not enrolled.any() or enrolled.all():
+        return (
+            train,
+            everything,
+            [
+                f"{len(new)} static labels of the test split are not in training, and there is one "
+                "recording of each: no judge can know them"
+            ],
+        )
+    readers = {
+        key: np.concatenate([train[key], test[key][enrolled]]) for key in train if key in test
+    }
+    note = (
+        f"{len(new)} static labels of the test split are not in training: the judge was shown "
+        f"{int(enrolled.sum())} of {len(enrolled)} test clips, the others are scored"
+    )
+    return readers, np.flatnonzero(~enrolled), [note]
+
+
+def _every_second(values: Integer[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    """True for every second of the distinct values."""
+    return np.unique(values, return_inverse=True)[1] % 2 == 1

@@ -1,0 +1,137 @@
+"""What an evaluation of speech lets one hear: whole recordings with the voice of another."""
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.fft
+from jaxtyping import Float, Integer
+
+from diffsda_jax.evals.context import Context
+from diffsda_jax.evals.interface import Clips, Sound
+from diffsda_jax.evals.swap import decode_factors
+from diffsda_jax.factors import Factors
+
+_CEPSTRA = slice(1, 14)  # of the mean mel-cepstrum: the shape of a voice, without its loudness
+_REAL = ("/voice", "/words")
+_NATS_TO_DB = 10.0 / np.log(10.0)
+
+
+def make_sounds(context: Context, sound: Sound, count: int) -> dict[str, Float[np.ndarray, " N"]]:
+    """Waveforms of a few swaps: who gives the voice, who the words, and the result.
+
+    Whole recordings: s is the mean over the chunks of one, d comes from each chunk of the other.
+    ``reconstruction`` is the words with their own voice, from random noise too, to compare.
+
+    Returns:
+      By name: ``swap_0/voice``, ``swap_0/words``, ``swap_0/result``, ``swap_0/reconstruction``.
+    """
+    voices, words = _pairs(context, _recordings(context), count)
+    if not voices:
+        return {}
+    decoded = _decode(context, voices + words, words + words)
+    frames: dict[str, Clips] = {}
+    for number, (voice, word) in enumerate(zip(voices, words, strict=True)):
+        frames[f"swap_{number}/voice"] = context.test["x"][voice]
+        frames[f"swap_{number}/words"] = context.test["x"][word]
+        frames[f"swap_{number}/result"] = decoded[number]
+        frames[f"swap_{number}/reconstruction"] = decoded[number + len(voices)]
+    return _play(frames, sound)
+
+
+def cepstral_distances(
+    x: Clips, x_static: Clips, x_dynamic: Clips, denormalize: Callable[[Clips], Clips]
+) -> dict[str, float]:
+    """How near the mean mel-cepstrum of a swap is to that of either donor.
+
+    The distance is the usual mel-cepstral distortion, ``10 / ln 10 * sqrt(2 sum_k (c_k - c'_k)^2)``
+    over 13 coefficients without the loudness, of means over time: what is said averages out, the
+    voice stays.
+
+    Args:
+      x: swaps, normalised ``[P, V, F]``.
+      x_static: the clips that gave the static factor.
+      x_dynamic: the clips that gave the dynamics.
+      denormalize: to log mel.
+
+    Returns:
+      Means over the swaps in dB, and the share of swaps nearer to the static donor.
+
+    References:
+      Kubichek 1993, mel-cepstral distance.
+    """
+
+    def voice(frames: Clips) -> Float[np.ndarray, "P K"]:
+        mean = np.asarray(denormalize(frames)).mean(1)
+        return scipy.fft.dct(mean, norm="ortho", axis=-1)[:, _CEPSTRA] / np.sqrt(mean.shape[1])
+
+    swapped = voice(x)
+    to_static, to_dynamic = (
+        _NATS_TO_DB * np.sqrt(2.0 * ((swapped - voice(donor)) ** 2).sum(-1))
+        for donor in (x_static, x_dynamic)
+    )
+    return {
+        "cepstral_distance_to_static_db": float(to_static.mean()),
+        "cepstral_distance_to_dynamic_db": float(to_dynamic.mean()),
+        "nearer_to_static_percent": 100.0 * float(np.mean(to_static < to_dynamic)),
+        "nearer_to_static_chance_percent": 50.0,
+    }
+
+
+def _recordings(context: Context) -> list[Integer[np.ndarray, " C"]]:
+    """Places of the chunks of each recording that may be swapped."""
+    group = context.test.get("group", np.arange(len(context.test["x"])))[context.trial]
+    return [context.trial[group == name] for name in np.unique(group)]
+
+
+def _pairs(context: Context, places: list[np.ndarray], count: int) -> tuple[list, list]:
+    """Recordings that give voices and others that give words, of different speakers."""
+    rng = np.random.default_rng(context.settings.seed)
+    speaker = [int(context.test["static_label"][chunks[0]]) for chunks in places]
+    voices, words = [], []
+    for index in rng.permutation(len(places))[:count]:
+        others = [place for place in range(len(places)) if speaker[place] != speaker[index]]
+        if others:
+            voices.append(places[index])
+            words.append(places[int(rng.choice(others))])
+    return voices, words
+
+
+def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray]) -> list[Clips]:
+    """Frames of all chunks of recordings, each with the mean s of another, from random noise."""
+    s, d = (
+        np.asarray(part) for part in (context.test_factors.static, context.test_factors.dynamic)
+    )
+    static = [
+        np.tile(s[voice].mean(0), (len(word), 1)) for voice, word in zip(voices, words, strict=True)
+    ]
+    chunks = np.concatenate(words)
+    rng, settings = np.random.default_rng(context.settings.seed), context.settings
+    decoded = decode_factors(
+        context.model,
+        Factors(static=np.concatenate(static), dynamic=d[chunks]),
+        rng.standard_normal(context.test["x"][chunks].shape, dtype=np.float32),
+        num_steps=settings.num_steps,
+        batch_size=settings.batch_size,
+    )
+    return np.split(decoded, np.cumsum([len(word) for word in words])[:-1])
+
+
+def _play(frames: dict[str, Clips], sound: Sound) -> dict[str, Float[np.ndarray, " N"]]:
+    """Chunks joined and made audible, all in one batch that is padded with silence.
+
+    What is decoded is kept within the quietest and the loudest of the real recordings: the levels
+    are exponents, and a model that is not trained yet gives any number.
+    """
+    joined = [sound.denormalize(x).reshape(-1, x.shape[-1]) for x in frames.values()]
+    real = [x for name, x in zip(frames, joined, strict=True) if name.endswith(_REAL)]
+    quiet, loud = min(float(x.min()) for x in real), max(float(x.max()) for x in real)
+    joined = [np.clip(x, quiet, loud) for x in joined]
+    longest = max(len(x) for x in joined)
+    batch = np.stack(
+        [np.pad(x, ((0, longest - len(x)), (0, 0)), constant_values=quiet) for x in joined]
+    )
+    waves = np.asarray(sound.vocoder(batch))
+    return {
+        name: wave[: len(x) * wave.size // longest]
+        for name, x, wave in zip(frames, joined, waves, strict=True)
+    }
