@@ -32,6 +32,7 @@ def get_config(variant="default"):
         "one_factor",
         "probes",
         "judge",
+        "tasks",
         "known_factors",
     )
     if variant == "reference":

@@ -53,6 +53,7 @@ def _eval_defaults() -> dict[str, Any]:
         "form": "corrected",  # corrected | reference (the released code's quirks)
         "start": "",  # start noise of swaps: random | target | donor; empty = the form's
         "judge_steps": 600,  # of training the judge on real clips
+        "task_steps": 1_000,  # of training each probe of the tasks
         "batch_size": 64,
         "vocoder": "",  # audio: a HiFi-GAN checkpoint; empty = Griffin-Lim
         "parts": (

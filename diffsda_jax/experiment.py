@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
 from diffsda_jax.audio.griffin_lim import griffin_lim
+from diffsda_jax.audio.spectrogram import MelSpec
 from diffsda_jax.convert.hifigan import load_hifigan
 from diffsda_jax.data import pipeline as data_pipeline
 from diffsda_jax.data.sources import ElementSpec, Source
@@ -159,7 +161,8 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
                 f"config.eval.{name} is {options[name]!r}; allowed: "
                 f"{', '.join(map(repr, allowed))}."
             )
-    for name, least in (("num_steps", 2), ("num_clips", 1), ("num_swaps", 1), ("batch_size", 1)):
+    for name in ("num_steps", "num_clips", "num_swaps", "task_steps", "batch_size"):
+        least = 2 if name == "num_steps" else 1
         if options[name] < least:
             raise ValueError(f"config.eval.{name} is {options[name]}; allowed: {least} or more.")
     return EvalSettings(
@@ -170,6 +173,7 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
         form=options.form,
         parts=tuple(options.parts),
         judge_steps=options.judge_steps,
+        task_steps=options.task_steps,
         batch_size=options.batch_size,
     )
 
@@ -279,13 +283,23 @@ def make_sound(experiment: Experiment) -> Sound | None:
             )
         play = load_vocoder(vocoder)
     else:
-        play = functools.partial(griffin_lim, spec=spec, key=jax.random.key(0))
+
+        def play(log_spectrum: np.ndarray) -> Array:
+            return griffin_lim(jnp.asarray(log_spectrum), spec, jax.random.key(0))
+
     return Sound(experiment.normalizer.invert, play, spec.sample_rate_hz)
 
 
 def load_vocoder(path: str) -> Callable[[Array], Array]:
     """A HiFi-GAN generator as a function from log mel ``[B, V, 80]`` to waveforms ``[B, N]``."""
     spec, variables = load_hifigan(path)
+    wanted = MelSpec()
+    if (spec.num_mels, spec.hop) != (wanted.num_mels, wanted.hop):
+        raise ValueError(
+            f"vocoder {path} takes {spec.num_mels} mel bins and gives {spec.hop} samples a frame; "
+            f"the front end gives {wanted.num_mels} and {wanted.hop}: choose another generator, or "
+            "leave config.eval.vocoder empty."
+        )
     return jax.jit(functools.partial(Hifigan(spec).apply, variables))
 
 

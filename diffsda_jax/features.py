@@ -111,9 +111,10 @@ def fit_front_end_normalizer(
     """
     facts = [source.fingerprint(), dataclasses.asdict(front_end), target_std]
     file = Path(cache_dir).expanduser() / f"statistics-{hash_of(facts)}.json"
-    if file.is_file():
+    known = _read_cache(file, front_end.shape()[1:])
+    if known is not None:
         _LOG.info("statistics of %s/%s from %s", source.name, source.split, file)
-        return Normalizer.from_dict(json.loads(file.read_text()))
+        return known
     normalizer = _fit(source, front_end, target_std)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +123,20 @@ def fit_front_end_normalizer(
         scratch.replace(file)
     except OSError as error:
         _LOG.warning("statistics are not kept for the next start: %s", error)
+    return normalizer
+
+
+def _read_cache(file: Path, shape: tuple[int, ...]) -> Normalizer | None:
+    """Statistics that an earlier start left; None without any, or with a damaged file."""
+    try:
+        normalizer = Normalizer.from_dict(json.loads(file.read_text()))
+        if normalizer.mean.shape != shape or normalizer.std.shape != shape:
+            raise ValueError(f"expected {shape[0]} means and standard deviations")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _LOG.warning("statistics in %s cannot be read and are made anew: %s", file, error)
+        return None
     return normalizer
 
 

@@ -41,7 +41,7 @@ FREE_OPTIONS = {
         "init_from",
     ),
     "data": ("num_threads", "prefetch_batches", "cache_dir"),
-    "source.options": ("root", "path", "cache_dir"),
+    "source.options": ("root", "path", "cache_dir", "data_dir"),
 }
 
 
@@ -132,6 +132,7 @@ def run_train(
       train.loop.NonFiniteLossError: the loss is not finite.
     """
     experiment = experiments.build(config, sources)
+    runner = EvalRunner(experiment)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh)
     workdir = open_workdir(workdir)
@@ -154,7 +155,7 @@ def run_train(
         if meta is None:
             writer.write_hparams(configuration.to_json(config))
         logger.info("%s", experiments.describe(experiment, mesh))
-        evaluator = make_evaluator(experiment, workdir, writer)
+        evaluator = make_evaluator(runner, workdir, writer)
         if int(state.step) >= config.train.num_steps:
             evaluator(int(state.step), state)  # finished before; the loop has nothing to do
         return loop.train(
@@ -174,17 +175,16 @@ def run_train(
 
 
 def make_evaluator(
-    experiment: Experiment, workdir: Path, writer: MetricWriter
+    runner: "EvalRunner", workdir: Path, writer: MetricWriter
 ) -> Callable[[int, TrainState], None]:
     """What the training loop calls to evaluate; data and judge are made once, at the first call."""
-    runner = EvalRunner(experiment)
 
     def evaluate(step_number: int, state: TrainState) -> None:
-        weights = getattr(state, WEIGHTS[experiment.config.eval.weights])
+        weights = getattr(state, WEIGHTS[runner.experiment.config.eval.weights])
         variables = jax.device_put(
             {"params": weights, "constants": state.constants}, jax.local_devices()[0]
         )
-        model = DiffSDA(experiment.spec, variables, experiment.normalizer)
+        model = DiffSDA(runner.experiment.spec, variables, runner.experiment.normalizer)
         result = runner.run(model, workdir / "eval" / f"{step_number:08d}")
         writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
         writer.write_images(step_number, {f"eval/{k}": v[None] for k, v in result.images.items()})
@@ -199,8 +199,8 @@ class EvalRunner:
     """Evaluates models of one experiment; keeps data and judge between calls."""
 
     def __init__(self, experiment: Experiment):
-        """Nothing is loaded before the first ``run``."""
-        self._experiment = experiment
+        """No data are loaded before the first ``run``; a vocoder is, so that a bad one shows."""
+        self.experiment = experiment
         self._data: dict[tuple[str, int], dict] = {}
         self._judge: evaluation.Judge | None = None
         self.sound = experiments.make_sound(experiment)
@@ -208,7 +208,7 @@ class EvalRunner:
     def load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""
         if (split, limit) not in self._data:
-            self._data[split, limit] = experiments.load_split(self._experiment, split, limit)
+            self._data[split, limit] = experiments.load_split(self.experiment, split, limit)
         return self._data[split, limit]
 
     def run(self, model: DiffSDA, output_dir: Path) -> evaluation.EvalResult:
@@ -221,8 +221,8 @@ class EvalRunner:
         Returns:
           Metrics, the files written, and pictures for TensorBoard.
         """
-        options = self._experiment.config.eval
-        element = self._experiment.element
+        options = self.experiment.config.eval
+        element = self.experiment.element
         train = self.load("train", options.num_train_clips)
         test = self.load(options.split, options.num_clips)
         result = evaluation.evaluate(
@@ -233,13 +233,13 @@ class EvalRunner:
             static_names=element.static_names,
             dynamic_names=element.dynamic_names,
             feature_names=element.feature_names,
-            denormalize=self._experiment.normalizer.invert,
+            denormalize=self.experiment.normalizer.invert,
             sound=self.sound,
-            tasks=self._experiment.sources["train"].tasks,
-            render=experiments.make_render(self._experiment),
+            tasks=self.experiment.sources["train"].tasks,
+            render=experiments.make_render(self.experiment),
             judge=self._judge,
             output_dir=output_dir,
-            **dataclasses.asdict(experiments.eval_settings(self._experiment.config)),
+            **dataclasses.asdict(experiments.eval_settings(self.experiment.config)),
         )
         self._judge = result.judge
         print(report.format_table(result.metrics), flush=True)
@@ -286,7 +286,7 @@ def smoke(config: ConfigDict, workdir: str | Path) -> loop.TrainResult:
       ValueError: whatever is wrong with the configuration.
     """
     config = shrink(config)
-    kind, num_steps, rate = SOURCES[config.source.name].kind, config.data.length, None
+    kind, num_steps, rate = SOURCES[config.source.name].kind or "series", config.data.length, None
     shape = {"video": (4, 4, 1 if config.source.name == "digits" else 3), "series": (5,)}
     if kind == "audio":
         num_steps, rate = 743, 16_000.0  # that many samples give 4 mel frames
@@ -313,6 +313,6 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.train.update(
         batch_size=8, num_steps=2, log_every_steps=1, checkpoint_every_steps=2, eval_every_steps=0
     )
-    config.eval.update(num_steps=2, num_swaps=8, judge_steps=5, batch_size=16)
+    config.eval.update(num_steps=2, num_swaps=8, judge_steps=5, task_steps=5, batch_size=16)
     config.loss.noise_draws = min(config.loss.noise_draws, 2)
     return config

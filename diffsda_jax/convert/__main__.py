@@ -50,7 +50,8 @@ def _apply_config(path: str, spec: Any, key_report: Any) -> tuple[Any, Any, dict
 
     config = configuration.load_config(path)
     name = config.source.name
-    kind = SOURCES[name].kind if name in SOURCES else spec.kind
+    known = SOURCES[name].kind if name in SOURCES else ""
+    kind = known or spec.kind
     kind = "series" if kind == "audio" else kind  # a series of spectrogram frames
     if kind != spec.kind:
         raise ValueError(

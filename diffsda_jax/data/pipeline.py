@@ -17,6 +17,7 @@ from diffsda_jax.data.transforms import Normalizer, check_finite, check_length, 
 LABELS = ("static_label", "static_id", "dynamic_label", "group")
 KNOWN = ("position", "target_", "factor_")  # what is known of an element beside its labels
 _SEED_LIMIT = 2**32
+_MOST_ELEMENTS = 2**60
 
 
 def make_element(
@@ -156,7 +157,9 @@ def make_train_dataset(
         normalizer=normalizer,
         random=True,
     )
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    # As good as endless; Grain's own endless length overflows with batches of one.
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
+    order = order.repeat(_MOST_ELEMENTS // len(source))
     elements = order.random_map(_or_next(make, source))
     return elements[process_index::process_count].batch(batch_size // process_count)
 

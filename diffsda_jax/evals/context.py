@@ -41,6 +41,7 @@ class EvalSettings:
         tasks are reused from repeat to repeat).
       parts: which of the parts of an evaluation.
       judge_steps: optimiser steps of the judge.
+      task_steps: optimiser steps of each repeat of the probes of tasks.
       batch_size: clips encoded and sampled at once.
     """
 
@@ -51,6 +52,7 @@ class EvalSettings:
     form: str = "corrected"
     parts: Sequence[str] = _DEFAULT_PARTS
     judge_steps: int = 600
+    task_steps: int = 1000
     batch_size: int = 64
 
     def __post_init__(self):

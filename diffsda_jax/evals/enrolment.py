@@ -14,7 +14,7 @@ def enrol_unseen(
     Speakers of a test split are often never seen in training, so a judge cannot know them. Then
     half of their recordings (by the dynamic label where there is one, so that both halves differ in
     it) join the training clips of the judge, and only the other half is scored. The model itself is
-    not trained on any of them.
+    not trained on any of them. Labels that occur in the other half only are not scored either.
 
     Args:
       train: arrays of the training split.
@@ -27,11 +27,14 @@ def enrol_unseen(
     everything = np.arange(len(test["x"]))
     if "static_label" not in train or "static_label" not in test:
         return train, everything, []
-    new = np.setdiff1d(test["static_label"], train["static_label"])
+    label = test["static_label"]
+    new = np.setdiff1d(label, train["static_label"])
     if not len(new):
         return train, everything, []
     enrolled = _every_second(test.get("dynamic_label", test.get("group", everything)))
-    if not enrolled.any() or enrolled.all():
+    known = np.isin(label, train["static_label"]) | np.isin(label, label[enrolled])
+    scored = known & ~enrolled
+    if not np.isin(new, label[scored]).any():
         return (
             train,
             everything,
@@ -43,11 +46,14 @@ def enrol_unseen(
     readers = {
         key: np.concatenate([train[key], test[key][enrolled]]) for key in train if key in test
     }
+    left_out = int((~known & ~enrolled).sum())
     note = (
         f"{len(new)} static labels of the test split are not in training: the judge was shown "
         f"{int(enrolled.sum())} of {len(enrolled)} test clips, the others are scored"
     )
-    return readers, np.flatnonzero(~enrolled), [note]
+    if left_out:
+        note += f", but for {left_out} with labels that it was not shown"
+    return readers, np.flatnonzero(scored), [note]
 
 
 def _every_second(values: Integer[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:

@@ -12,6 +12,7 @@ from diffsda_jax.evals.pictures import Picture, write_png
 
 UNITS = {"percent": "%", "points": "points", "pixels": "px", "db": "dB"}
 _CHANCE = "_chance"
+_SPREAD = "_std"
 _OVER_CHANCE = "_over_chance_points"
 
 
@@ -19,7 +20,9 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     """Metrics as an aligned table, grouped by the part of the name before the first slash.
 
     A metric ``group/name_unit`` stands in one line with its chance level
-    ``group/name_chance_unit``, where there is one, and the difference of both.
+    ``group/name_chance_unit``, where there is one, and the difference of both; its spread over
+    repeats, ``group/name_unit_std``, follows the value. Without a unit in the name it is that of
+    the data.
 
     Args:
       metrics: flat, such as ``{"probes/s_to_static_percent": 97.8}``.
@@ -31,7 +34,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     rows: list[tuple[str, ...]] = []
     groups: dict[str, list[str]] = {}
     for name in metrics:
-        if not _is_chance(name) and not name.endswith(_OVER_CHANCE):
+        if not (_is_chance(name) or name.endswith(_OVER_CHANCE) or _is_spread(name, metrics)):
             groups.setdefault(name.split("/")[0], []).append(name)
     for group, names in groups.items():
         rows.append((group,))
@@ -41,7 +44,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
             rows.append(
                 (
                     "  " + base.split("/", 1)[-1].replace("_", " ").replace("/", " "),
-                    _number(metrics[name]),
+                    _with_spread(metrics[name], metrics.get(f"{name}{_SPREAD}")),
                     UNITS.get(unit, ""),
                     "" if chance is None else _number(chance),
                     "" if chance is None else f"{metrics[name] - chance:+.2f}",
@@ -129,6 +132,17 @@ def captions_for(
 def _is_chance(name: str) -> bool:
     base, _ = _split_unit(name)
     return base.endswith(_CHANCE)
+
+
+def _is_spread(name: str, metrics: Mapping[str, Any]) -> bool:
+    return name.endswith(_SPREAD) and name.removesuffix(_SPREAD) in metrics
+
+
+def _with_spread(value: float, spread: float | None) -> str:
+    """The value, and its spread where there is more than one repeat."""
+    if spread is None or not np.isfinite(spread):
+        return _number(value)
+    return f"{_number(value)} ± {_number(spread)}"
 
 
 def _split_unit(name: str) -> tuple[str, str]:

@@ -62,7 +62,7 @@ def cepstral_distances(
 
     def voice(frames: Clips) -> Float[np.ndarray, "P K"]:
         mean = np.asarray(denormalize(frames)).mean(1)
-        return scipy.fft.dct(mean, norm="ortho", axis=-1)[:, _CEPSTRA] / np.sqrt(mean.shape[1])
+        return scipy.fft.dct(mean, norm="ortho", axis=-1)[:, _CEPSTRA] * np.sqrt(2 / mean.shape[1])
 
     swapped = voice(x)
     to_static, to_dynamic = (
@@ -120,12 +120,12 @@ def _play(frames: dict[str, Clips], sound: Sound) -> dict[str, Float[np.ndarray,
     """Chunks joined and made audible, all in one batch that is padded with silence.
 
     What is decoded is kept within the quietest and the loudest of the real recordings: the levels
-    are exponents, and a model that is not trained yet gives any number.
+    are exponents, and a model that is not trained yet gives any number, or none: that is silence.
     """
     joined = [sound.denormalize(x).reshape(-1, x.shape[-1]) for x in frames.values()]
     real = [x for name, x in zip(frames, joined, strict=True) if name.endswith(_REAL)]
     quiet, loud = min(float(x.min()) for x in real), max(float(x.max()) for x in real)
-    joined = [np.clip(x, quiet, loud) for x in joined]
+    joined = [np.clip(np.nan_to_num(x, nan=quiet), quiet, loud) for x in joined]
     longest = max(len(x) for x in joined)
     batch = np.stack(
         [np.pad(x, ((0, longest - len(x)), (0, 0)), constant_values=quiet) for x in joined]

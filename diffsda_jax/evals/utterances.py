@@ -7,6 +7,7 @@ from diffsda_jax.evals.probes import ProbeResult, linear_probe
 from diffsda_jax.evals.verification import content_features, speaker_probe_on, utterance_factors
 from diffsda_jax.factors import Factors
 
+Outcome = tuple[dict[str, ProbeResult], list[str]]
 _FOLDS = 5
 
 
@@ -23,26 +24,52 @@ def utterances(context: Context) -> tuple[dict[str, float], list[str]]:
     test = context.test
     if "group" not in test or "static_label" not in test:
         return {}, ["utterances skipped: the test clips are not cut from labelled recordings"]
-    factors = context.test_factors
+    parts = (_speaker_probes(context), _content_probes(context))
+    results = {name: result for found, _ in parts for name, result in found.items()}
+    return _flat(results), [note for _, notes in parts for note in notes]
+
+
+def _speaker_probes(context: Context) -> Outcome:
+    """The speaker from either factor, within the test split."""
+    test, factors = context.test, context.test_factors
     content = test.get("dynamic_label", test["group"])
-    speaker = speaker_probe_on(
-        np.asarray(factors.static),
-        np.asarray(factors.dynamic),
-        test["static_label"],
-        np.unique(content, return_inverse=True)[1] % _FOLDS,
-        test.get("length"),
-        test["group"],
-    )
-    results = {f"{name}_to_speaker": result for name, result in speaker.items()}
-    if "dynamic_label" not in test or "dynamic_label" not in context.train:
-        return _flat(results), ["content probes skipped: no sentence is said by several speakers"]
-    on_train = _content(context.train_factors, context.train)
-    on_test = _content(factors, test)
-    for name in ("s", "d"):
-        results[f"{name}_to_content"] = linear_probe(
-            on_train[name], on_train["label"], on_test[name], on_test["label"]
+    try:
+        results = speaker_probe_on(
+            np.asarray(factors.static),
+            np.asarray(factors.dynamic),
+            test["static_label"],
+            np.unique(content, return_inverse=True)[1] % _FOLDS,
+            test.get("length"),
+            test["group"],
         )
-    return _flat(results), []
+    except ValueError as error:  # too few speakers or recordings to learn from
+        return {}, [f"speaker probes skipped: {error}"]
+    left_out = results["s"].num_left_out
+    notes = [f"speaker probes: {left_out} recordings left out, their speaker says nothing else"]
+    return {f"{name}_to_speaker": r for name, r in results.items()}, notes if left_out else []
+
+
+def _content_probes(context: Context) -> Outcome:
+    """The sentence from either factor, learned on the training split."""
+    train, test = context.train, context.test
+    if "dynamic_label" not in test or "dynamic_label" not in train:
+        return {}, ["content probes skipped: no sentence is said by several speakers"]
+    if len(np.unique(train["dynamic_label"])) < 2:
+        return {}, ["content probes skipped: all training recordings say one sentence"]
+    on_train = _content(context.train_factors, train)
+    on_test = _content(context.test_factors, test)
+    known = np.isin(on_test["label"], on_train["label"])
+    if not known.any():
+        return {}, ["content probes skipped: training has no sentence of the test split"]
+    results = {
+        f"{name}_to_content": linear_probe(
+            on_train[name], on_train["label"], on_test[name][known], on_test["label"][known]
+        )
+        for name in ("s", "d")
+    }
+    left_out = int((~known).sum())
+    notes = [f"content probes: {left_out} recordings left out, their sentence is not in training"]
+    return results, notes if left_out else []
 
 
 def _content(factors: Factors, data: dict) -> dict[str, np.ndarray]:

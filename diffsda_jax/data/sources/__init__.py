@@ -53,6 +53,7 @@ SOURCES: Mapping[str, type[Source]] = _Registry(
         "etth1": ("etth1", "Etth1"),
         "physionet": ("physionet", "PhysioNet"),
         "known_factors": ("known_factors", "KnownFactors"),
+        "tfds": ("tfds_source", "Tfds"),
     }
 )
 

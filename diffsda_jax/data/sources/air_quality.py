@@ -111,6 +111,7 @@ class AirQuality(Source):
             shape=(len(FEATURES),),
             static_names=tuple(calendar.month_name[1:]),
             feature_names=FEATURES,
+            masked=True,
         )
         files = _station_files(root, stations)
         parts = ("train", "validation") if include_validation and split == "train" else (split,)

@@ -68,7 +68,8 @@ class Source(abc.ABC):
         spec: the `ElementSpec` of the elements.
         skipped: what was left out, as {item: reason}.
         max_skipped_share: the largest share of items that may be left out.
-        kind: "video", "series" or "audio", as in the spec but known before the data are.
+        kind: "video", "series" or "audio", as in the spec but known before the data are; "" where
+            it depends on them.
         tasks: what the data set is used for downstream.
     """
 

@@ -99,8 +99,13 @@ class Etth1(Source):
         check_options(self.name, cyclic_shift, max_missing_share=max_missing_share)
         _check_cut(stride, train_share, test_share, labels)
         self._cyclic_shift = cyclic_shift if split == "train" else "none"
-        self.spec = ElementSpec(kind="series", shape=(len(FEATURES),), feature_names=FEATURES)
         self._first, grid = _read_file(path)
+        self.spec = ElementSpec(
+            kind="series",
+            shape=(len(FEATURES),),
+            feature_names=FEATURES,
+            masked=bool(np.isnan(grid[:, :-1]).any()),  # never in the published file
+        )
         end = len(grid) - round(len(grid) * test_share)
         if split == "test":
             begin, end = end, len(grid)

@@ -129,6 +129,7 @@ class PhysioNet(Source):
             shape=(len(FEATURES),),
             static_names=UNITS,
             feature_names=FEATURES,
+            masked=True,
         )
         self._limits = (max_missing_share, min_steps)
         self.dropped: dict[str, str] = {}
