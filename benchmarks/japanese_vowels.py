@@ -1,11 +1,14 @@
 """Speaker verification on Japanese vowels over seeds: recurrences and widths of d side by side.
 
 Protocol: utterances resampled to 20 frames, scaled to std 0.5, S = 16, hidden 64, both MLPs m = 32,
-batch 64, learning rate 1e-3 with cosine, 1,000 steps; scored on the 370 test utterances.
+learning rate 1e-3 with cosine, 1,000 steps, batch 32 (64 in `original` and `original_lstm`); scored
+on the 370 test utterances.
 
-    python benchmarks/japanese_vowels.py --seeds=0,1,2,3,4 --output=benchmarks/japanese_vowels.jsonl
+    python benchmarks/japanese_vowels.py --seeds=0,1,2,3,4 --output=runs/vowels.jsonl
 
-Runs that the output file already holds are not repeated.
+Runs that the output file already holds are not repeated;
+`--output=benchmarks/japanese_vowels.jsonl`
+prints the table of the published records.
 """
 
 import argparse
@@ -26,7 +29,7 @@ from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.runs import EvalRunner
 from diffsda_jax.train.step import BATCH_KEYS
 
-CONFIG = "configs/japanese_vowels.py"
+CONFIG = Path(__file__).parent.parent / "configs" / "japanese_vowels.py"
 COLUMNS = {
     "static EER": "verification/static_eer_percent",
     "dynamic EER": "verification/dynamic_eer_percent",
@@ -85,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--dynamic_dims", default="2,4")
     parser.add_argument("--variants", default="default,reference,original,original_lstm")
-    parser.add_argument("--output", default="benchmarks/japanese_vowels.jsonl")
+    parser.add_argument("--output", default="runs/vowels.jsonl")
     arguments = parser.parse_args()
     use_compilation_cache()
     output = Path(arguments.output)
@@ -99,6 +102,7 @@ def main() -> None:
                 scores = train_and_score(variant, width, seed)
                 machine = {"jax": jax.__version__, "machine": platform.machine()}
                 records.append(run | scores | machine)
+                output.parent.mkdir(parents=True, exist_ok=True)
                 with output.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")
                 print(

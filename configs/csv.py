@@ -10,13 +10,12 @@ Command: python -m diffsda_jax.main --config=configs/csv.py --workdir=runs/mine
 Time and result: depend on the data; see README, "Train on your own time series".
 """
 
-from diffsda_jax.config import default_config, source_config
+from diffsda_jax.config import check_variant, default_config, source_config
 
 
 def get_config(layout="wide"):
     """Windows of 96 steps, for a CPU or one GPU."""
-    if layout not in ("wide", "long"):
-        raise ValueError(f"layout {layout!r}: use one of wide, long")
+    check_variant(layout, ("wide", "long"))
     config = default_config()
     config.data.length = 96
     if layout == "wide":

@@ -10,13 +10,12 @@ digit class, as the judge reads it, in 90 % of 100 cases and the motion in 100 %
 pixels; probes d -> digit 1.5 points over chance.
 """
 
-from diffsda_jax.config import default_config, source_config
+from diffsda_jax.config import check_variant, default_config, source_config
 
 
 def get_config(canvas="16"):
     """16x16 (or 32x32) canvas, for a CPU."""
-    if canvas not in ("16", "32"):
-        raise ValueError(f"canvas {canvas!r}: use one of 16, 32")
+    check_variant(canvas, ("16", "32"))
     config = default_config()
     config.data.length = 8
     config.source = source_config(

@@ -10,15 +10,14 @@ Result over 5 seeds (2 shared CPU cores, 90 s to 200 s a run): static EER 9.9 +-
 46.9 +- 0.6 %, gap 37.0 +- 1.1; `reference`: 9.6 +- 0.3, 46.2 +- 0.9, 36.6 +- 1.1.
 """
 
-from diffsda_jax.config import default_config, source_config
+from diffsda_jax.config import check_variant, default_config, source_config
 
 VARIANTS = ("default", "reference", "original", "original_lstm")
 
 
 def get_config(variant="default"):
     """Sizes of the comparison with the PyTorch original, for a CPU."""
-    if variant not in VARIANTS:
-        raise ValueError(f"variant {variant!r}: use one of {', '.join(VARIANTS)}")
+    check_variant(variant, VARIANTS)
     config = default_config()
     config.source = source_config("japanese_vowels")
     config.data.length = 20

@@ -1,12 +1,12 @@
 """MUG facial expressions at 64x64: six expressions of 52 people.
 
 Source: DiffSDA (arXiv 2510.05717), hyper-parameters of table "video"; recurrence and schedule are
-this project's defaults (`--config.model.recurrence=reference --config.optimizer.schedule=reference
---config.optimizer.warmup_steps=0` gives the released code's).
+this project's defaults (`--config.model.recurrence=reference --config.optimizer.schedule=reference`
+gives the released code's).
 Data: the MUG database (by request from its authors), frames as
 `<root>/<train|test>/<0..5>/<userXXX_takeYYY_ZZ>/*.jpg`.
 Command: python -m diffsda_jax.main --config=configs/mug64.py --workdir=runs/mug64
-  --config.source.options.root=/data/mug
+  --config.source.options.root=/path/to/mug
 Time and result: not measured here (no data). Published: AED 0.751, AKD 0.802, judge 81.15 %.
 The paper trains 1,600 epochs at batch 8; `num_steps` below is that for about 2,800 training clips
 (`--mode=plan` prints the epochs for yours).

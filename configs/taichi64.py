@@ -4,7 +4,7 @@ Source: DiffSDA (arXiv 2510.05717), hyper-parameters of table "video"; recurrenc
 this project's defaults.
 Data: TaiChi-HD (Siarohin et al. 2019), frames as `<root>/{train,test}/<video>/*.png`.
 Command: python -m diffsda_jax.main --config=configs/taichi64.py --workdir=runs/taichi64
-  --config.source.options.root=/data/taichi
+  --config.source.options.root=/path/to/taichi
 Time and result: not measured here (no data). Published: AED 0.326, AKD 2.143.
 The paper trains 40 epochs, each visiting every video 150 times, at batch 16; `num_steps` below is
 that for about 2,900 training videos (`--mode=plan` prints the epochs for yours).

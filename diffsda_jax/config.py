@@ -199,7 +199,7 @@ def load_config(path: str) -> ConfigDict:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
-    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    except Exception as error:  # whatever a user's file does; the cause stays chained
         what = " ".join(str(error).replace("\\n", " ").split()).strip("'\"")
         raise ValueError(
             f"config file {path} cannot be read: {what}. It needs a function get_config() that "

@@ -161,7 +161,15 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
                 f"config.eval.{name} is {options[name]!r}; allowed: "
                 f"{', '.join(map(repr, allowed))}."
             )
-    for name in ("num_steps", "num_clips", "num_swaps", "task_steps", "batch_size"):
+    counts = (
+        "num_clips",
+        "num_train_clips",
+        "num_swaps",
+        "judge_steps",
+        "task_steps",
+        "batch_size",
+    )
+    for name in ("num_steps", *counts):
         least = 2 if name == "num_steps" else 1
         if options[name] < least:
             raise ValueError(f"config.eval.{name} is {options[name]}; allowed: {least} or more.")

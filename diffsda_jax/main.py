@@ -94,6 +94,14 @@ def main(argv: Sequence[str]) -> None:
             raise SystemExit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) or os.environ.get("DIFFSDA_TRACEBACK"):
+            raise
+        first = str(error).splitlines()[0]
+        fail(
+            f"out of memory: {first}. Lower train.batch_size or eval.batch_size, or the widths in "
+            "model.*; --mode=plan prints what a step needs."
+        )
     except (ValueError, OSError, ImportError, NonFiniteLossError) as error:
         if os.environ.get("DIFFSDA_TRACEBACK"):  # for reports of errors that look wrong
             raise

@@ -90,6 +90,15 @@ class ModelSpec:
         for field in ("static_dim", "dynamic_dim", "hidden_dim"):
             if getattr(self, field) < 1:
                 raise ValueError(f"model.{field} is {getattr(self, field)}; it must be at least 1.")
+        for field in ("width", "encoder_width", "sigma_data", "sigma_min", "rho"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; it must be above 0.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}; it must be 0 or more and below 1.")
+        if not self.sigma_max > self.sigma_min:
+            raise ValueError(
+                f"model.sigma_max is {self.sigma_max}; it must be above sigma_min={self.sigma_min}."
+            )
         if self.kind == "video":
             self._check_video()
         elif len(self.shape) != 1:
@@ -106,6 +115,15 @@ class ModelSpec:
         """Checks what the U-Nets need of frame size and widths."""
         if len(self.shape) != 3:
             raise ValueError(f"model.shape is {self.shape} for kind 'video'; it must be (H, W, C).")
+        if not self.channel_mults or min(self.channel_mults) < 1:
+            raise ValueError(
+                f"model.channel_mults is {self.channel_mults}; it must hold a number of 1 or more "
+                "for each level."
+            )
+        if self.template_channels < 0:
+            raise ValueError(
+                f"model.template_channels is {self.template_channels}; it must be 0 or more."
+            )
         factor = 2 ** (len(self.channel_mults) - 1)
         if self.shape[0] % factor or self.shape[1] % factor:
             raise ValueError(

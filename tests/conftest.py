@@ -41,3 +41,6 @@ def _untouched_logging():
     for log, (level, propagate, handlers, filters) in zip(LOGGERS, UNTOUCHED, strict=True):
         log.setLevel(level)
         log.propagate, log.handlers[:], log.filters[:] = propagate, handlers, filters
+    for name, log in logging.root.manager.loggerDict.items():
+        if name.startswith("diffsda_jax") and isinstance(log, logging.Logger):
+            log.disabled = False  # import-linter's logging set-up switches off those it finds

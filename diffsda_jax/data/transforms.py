@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from diffsda_jax.data.sources.base import Source
+from diffsda_jax.data.sources.base import BrokenItemError, Source
 
 _LOG = logging.getLogger(__name__)
 
@@ -160,7 +160,6 @@ def fit_normalizer(
     *,
     target_std: float = 0.5,
     length: int | None = None,
-    length_mode: str = "resample",
 ) -> Normalizer:
     """Takes mean and standard deviation of every feature over the observed values of a source.
 
@@ -169,13 +168,13 @@ def fit_normalizer(
         target_std: see `Normalizer`.
         length: measure after fitting to this length, as suits "resample"; None measures all raw
             steps, as suits "crop" and "pad", whose random windows reach all of them.
-        length_mode: one of `LENGTH_MODES`, used with `length`.
 
     Returns:
         The normalizer; for video one that changes nothing.
 
     Raises:
-        ValueError: a feature without any observed value, or NaN in an observed value.
+        ValueError: a feature without any observed value, NaN in an observed value, or no element
+            that can be read.
     """
     if source.spec.kind == "video":
         return Normalizer(target_std=target_std)
@@ -183,10 +182,14 @@ def fit_normalizer(
     count, total, squares = (np.zeros(source.spec.shape) for _ in range(3))
     shift = None
     for index in range(len(source)):
-        element = source.load(index, rng)
+        try:
+            element = source.load(index, rng)
+        except BrokenItemError as error:
+            source.skip(source.item_name(index), str(error))
+            continue
         check_finite(element, source, index)
         if length is not None:
-            element = fit_length(element, length, length_mode)
+            element = fit_length(element, length)
         x = element["x"].astype(np.float64)
         mask = element.get("mask")
         mask = np.ones(x.shape, bool) if mask is None else mask
@@ -196,6 +199,8 @@ def fit_normalizer(
         count += mask.sum(0)
         total += centred.sum(0)
         squares += (centred**2).sum(0)
+    if shift is None:
+        raise ValueError(f"{source.name}/{source.split}: no element can be read")
     return normalizer_from_sums(source, count, total, squares, shift, target_std)
 
 

@@ -38,7 +38,7 @@ class Checkpointer:
 
     Args:
       directory: folder of the steps, normally ``<workdir>/checkpoints``; made if missing. Local
-        path, or a bucket (``gs://``).
+        path; a bucket (``gs://``) was never tried.
       keep: number of newest steps that are kept.
 
     Raises:

@@ -94,6 +94,12 @@ def test_a_source_smaller_than_a_batch_works():
     assert sorted(next(iterator(Numbers(3), batch_size=6))["static_id"]) == [0, 0, 1, 1, 2, 2]
 
 
+def test_batches_of_one_work():
+    assert sorted(int(b["static_id"][0]) for b in take(iterator(Numbers(3), batch_size=1), 3)) == [
+        *range(3)
+    ]
+
+
 def test_random_draws_differ_between_epochs_and_seeds():
     batches = take(iterator(Numbers(4)), 2)
     first, second = (dict(zip(b["static_id"], b["x"][:, 0, 1], strict=True)) for b in batches)
