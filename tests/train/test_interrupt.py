@@ -100,7 +100,9 @@ def drop_at(place):
         nonlocal count
         if frame.f_code.co_filename not in files or frame.f_code.co_name == "_handle":
             return None
-        frame.f_trace_opcodes = True
+        if not frame.f_trace_opcodes:
+            frame.f_trace_opcodes = True
+            sys.settrace(trace)  # Python 3.12 heeds the line above only from here on
         if event == "opcode":
             count += 1
             if count == place + 1:
