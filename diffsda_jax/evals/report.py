@@ -11,6 +11,7 @@ from diffsda_jax.evals.interface import Labels
 from diffsda_jax.evals.pictures import Picture, write_png
 
 UNITS = {"percent": "%", "points": "points", "pixels": "px", "db": "dB"}
+_LONGEST_NAME = 20  # of a label in a caption; a sentence may be one
 _CHANCE = "_chance"
 _SPREAD = "_std"
 _OVER_CHANCE = "_over_chance_points"
@@ -113,7 +114,7 @@ def choose_donors(
 def captions_for(
     describe: dict[str, tuple[Labels, Sequence[str] | None]], index: np.ndarray
 ) -> list[str]:
-    """A short caption such as ``3, clockwise`` for each chosen clip.
+    """A short caption such as ``3, clockwise`` for each chosen clip; long names are cut.
 
     Args:
       describe: labels and their names by kind of label.
@@ -124,7 +125,8 @@ def captions_for(
         parts = []
         for labels, names in describe.values():
             value = int(labels[clip])
-            parts.append(names[value] if names and value < len(names) else str(value))
+            name = names[value] if names and value < len(names) else str(value)
+            parts.append(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…")
         texts.append(", ".join(parts))
     return texts
 

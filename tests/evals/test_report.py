@@ -119,3 +119,5 @@ def test_captions_name_the_labels():
         "dynamic": (np.array([3, 9]), None),
     }
     assert report.captions_for(known, np.array([1, 0])) == ["one, 9", "zero, 3"]
+    sentence = {"dynamic": (np.array([0]), ["the fox jumps over the dog"])}
+    assert report.captions_for(sentence, np.array([0])) == ["the fox jumps over t…"]
