@@ -104,7 +104,7 @@ def _resample_series(element: dict[str, Any], length: int) -> dict[str, Any]:
     return {"x": np.where(observed, mixed, 0.0).astype(np.float32), "mask": observed}
 
 
-def _expand_mask(mask: Bool[np.ndarray, "..."], ndim: int) -> Bool[np.ndarray, "..."]:
+def expand_mask(mask: Bool[np.ndarray, "..."], ndim: int) -> Bool[np.ndarray, "..."]:
     """A mask with axes of size 1 appended, so that it broadcasts against `ndim` axes."""
     return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
 
@@ -132,7 +132,7 @@ class Normalizer:
         if self.mean is not None:
             x = (x - self.mean) * (self.target_std / self.std)
         if mask is not None and not mask.all():
-            x = np.where(_expand_mask(mask, x.ndim), x, 0.0)
+            x = np.where(expand_mask(mask, x.ndim), x, 0.0)
         return np.asarray(x, np.float32)
 
     def invert(self, x: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
@@ -245,7 +245,7 @@ def check_finite(element: dict[str, Any], source: Source, index: int) -> None:
     x, mask = element["x"], element.get("mask")
     bad = ~np.isfinite(x)
     if mask is not None:
-        bad &= _expand_mask(mask, x.ndim)
+        bad &= expand_mask(mask, x.ndim)
     if not bad.any():
         return
     place = np.argwhere(bad)[0]

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from diffsda_jax.data.transforms import expand_mask
 from diffsda_jax.factors import Factors
 
 Clips = Float[np.ndarray, "B V *element"]
@@ -111,11 +112,6 @@ def valid_steps(
     if length is None:
         return np.ones((num_clips, num_steps), bool)
     return np.arange(num_steps)[None, :] < np.asarray(length)[:, None]
-
-
-def expand_mask(mask: Bool[np.ndarray, "..."], ndim: int) -> Bool[np.ndarray, "..."]:
-    """A mask with axes of size 1 appended, so that it broadcasts against ``ndim`` axes."""
-    return mask.reshape(*mask.shape, *[1] * (ndim - mask.ndim))
 
 
 def observed_values(

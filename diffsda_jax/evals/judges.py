@@ -17,11 +17,11 @@ import optax
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from diffsda_jax.data.transforms import expand_mask
 from diffsda_jax.evals.interface import (
     Clips,
     Labels,
     Lengths,
-    expand_mask,
     observed_values,
     padded_batches,
     valid_steps,

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from scipy.ndimage import correlate1d
 
-from diffsda_jax.evals.interface import Clips, Lengths, expand_mask, valid_steps
+from diffsda_jax.data.transforms import expand_mask
+from diffsda_jax.evals.interface import Clips, Lengths, valid_steps
 
 _SSIM_SIGMA_PIXELS = 1.5
 _SSIM_RADIUS_PIXELS = 5

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Integer
 
+from diffsda_jax.data.transforms import expand_mask
 from diffsda_jax.evals.interface import (
     Clips,
     Lengths,
     SequenceModel,
     encode_clips,
-    expand_mask,
     map_batches,
     valid_steps,
 )
