@@ -14,7 +14,6 @@ from diffsda_jax.evals.interface import (
     Clips,
     Lengths,
     SequenceModel,
-    encode_clips,
     map_batches,
     valid_steps,
 )
@@ -122,52 +121,6 @@ def decode_factors(
         len(start),
         batch_size,
     )
-
-
-def conditional_swap(
-    model: SequenceModel,
-    x_static: Clips,
-    x_dynamic: Clips,
-    *,
-    start: str = "random",
-    num_steps: int = 32,
-    seed: int = 0,
-    length_static: Lengths | None = None,
-    length_dynamic: Lengths | None = None,
-    batch_size: int = 64,
-) -> Clips:
-    """Clips with the static factor of one batch and the dynamics of the other, item by item.
-
-    The result has as many real steps as the clip that gives the dynamics.
-
-    Args:
-      model: encodes, inverts and samples.
-      x_static: clips that give the static factor.
-      x_dynamic: clips that give the dynamics, same shape.
-      start: see `make_start`.
-      num_steps: sampler (and inversion) steps; N steps cost 2N - 1 evaluations.
-      seed: of the start noise.
-      length_static: real steps of ``x_static``.
-      length_dynamic: real steps of ``x_dynamic``.
-      batch_size: clips handled at once.
-
-    References:
-      DiffSDA (arXiv 2510.05717), conditional swapping; there it starts from ``donor``.
-    """
-    of_static = encode_clips(model, x_static, length_static, batch_size=batch_size)
-    of_dynamic = encode_clips(model, x_dynamic, length_dynamic, batch_size=batch_size)
-    noise = make_start(
-        model,
-        start,
-        x_dynamic.shape,
-        target=(x_static, of_static, length_static),
-        donor=(x_dynamic, of_dynamic, length_dynamic),
-        num_steps=num_steps,
-        seed=seed,
-        batch_size=batch_size,
-    )
-    mixed = mix(static_from=of_static, dynamic_from=of_dynamic)
-    return decode_factors(model, mixed, noise, num_steps=num_steps, batch_size=batch_size)
 
 
 def reconstruct(

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
+from diffsda_jax.evals.context import Context, EvalSettings
 from diffsda_jax.evals.interface import encode_clips, padded_batches
 from diffsda_jax.evals.swap import (
-    conditional_swap,
     keep_one_factor,
     make_pairs,
     mean_factors,
     reconstruct,
 )
-from diffsda_jax.factors import Factors
+from diffsda_jax.factors import Factors, mix
 
 
 class Additive:
@@ -70,10 +70,23 @@ def test_pairs_refuse_a_single_clip():
         make_pairs(1, 4)
 
 
+def swap(model, x_static, x_dynamic, start, seed=0, batch_size=64, length=None):
+    """Swaps as an evaluation makes them."""
+    x, half = np.concatenate([x_static, x_dynamic]), np.arange(len(x_static))
+    data = {"x": x} if length is None else {"x": x, "length": np.tile(length, 2)}
+    factors = encode_clips(model, x, batch_size=batch_size)
+    settings = EvalSettings(start=start, seed=seed, batch_size=batch_size)
+    context = Context(
+        model, "series", data, data, factors, factors, None, settings, data, np.arange(len(x))
+    )
+    mixed = mix(static_from=factors[half], dynamic_from=factors[half + len(half)])
+    return context.decode(mixed, half, half + len(half))
+
+
 @pytest.mark.parametrize("start", ["random", "target", "donor"])
 def test_swap_takes_each_factor_and_the_start_from_where_it_says(clips, start):
     x_static, x_dynamic = clips
-    result = conditional_swap(Additive(), x_static, x_dynamic, start=start, seed=3)
+    result = swap(Additive(), x_static, x_dynamic, start=start, seed=3)
     noise = np.random.default_rng(3).standard_normal(x_static.shape, np.float32)
     begun = {"random": noise, "target": 100 * x_static, "donor": 100 * x_dynamic}[start]
     expected = x_static[:, :1] + x_dynamic - x_dynamic[:, :1] + begun
@@ -83,19 +96,17 @@ def test_swap_takes_each_factor_and_the_start_from_where_it_says(clips, start):
 def test_steps_past_the_end_of_the_inverted_clip_start_from_noise(clips):
     x_static, x_dynamic = clips
     length = np.full(7, 2, np.int32)
-    result = conditional_swap(
-        Additive(), x_static, x_dynamic, start="target", length_static=length, seed=3
-    )
-    random = conditional_swap(Additive(), x_static, x_dynamic, start="random", seed=3)
+    result = swap(Additive(), x_static, x_dynamic, start="target", length=length, seed=3)
+    random = swap(Additive(), x_static, x_dynamic, start="random", seed=3)
     np.testing.assert_array_equal(result[:, 2:], random[:, 2:])
     assert (result[:, :2] != random[:, :2]).all()
 
 
 def test_result_does_not_depend_on_the_batch_size_and_batches_have_one_size(clips):
     model = Additive()
-    small = conditional_swap(model, *clips, start="donor", batch_size=3)
+    small = swap(model, *clips, start="donor", batch_size=3)
     assert set(model.sizes) == {3}
-    np.testing.assert_array_equal(small, conditional_swap(Additive(), *clips, start="donor"))
+    np.testing.assert_array_equal(small, swap(Additive(), *clips, start="donor"))
 
 
 def test_padded_batches_cover_every_item_once():
@@ -105,8 +116,10 @@ def test_padded_batches_cover_every_item_once():
 
 
 def test_unknown_start(clips):
-    with pytest.raises(ValueError, match="'noise'; allowed are random, target, donor"):
-        conditional_swap(Additive(), *clips, start="noise")
+    with pytest.raises(
+        ValueError, match="start: unknown value 'noise'; allowed are random, target, donor"
+    ):
+        swap(Additive(), *clips, start="noise")
 
 
 def test_reconstruct_from_own_noise(clips):
