@@ -23,7 +23,7 @@ _LASSO_PENALTY = 0.02  # on standardised codes and factors
 
 
 @dataclass(frozen=True)
-class KnownFactors:
+class TrueFactors:
     """The true factors of N sequences.
 
     Attributes:
@@ -90,8 +90,8 @@ def dci(
 def block_dci(
     train: Factors,
     test: Factors,
-    known_train: KnownFactors,
-    known_test: KnownFactors,
+    known_train: TrueFactors,
+    known_test: TrueFactors,
     *,
     is_class_static: bool = False,
     is_class_dynamic: bool = False,
@@ -302,7 +302,7 @@ def _score(known: np.ndarray, truth: np.ndarray, guess: np.ndarray, is_class: bo
 
 
 def _items(
-    side: Factors, known: KnownFactors, num_items: int, seed: int
+    side: Factors, known: TrueFactors, num_items: int, seed: int
 ) -> tuple[Float[np.ndarray, "P E"], Num[np.ndarray, "P K"]]:
     """Codes and true factors of random sequences, or of random real steps."""
     static, dynamic = np.asarray(side.static), np.asarray(side.dynamic)

@@ -50,7 +50,7 @@ def known_factors(context: Context) -> Outcome:
     if "factor_static" not in context.train or "factor_dynamic" not in context.train:
         return {}, ["known_factors skipped: the true factors of the data are not known"]
     known_train, known_test = (
-        disentanglement.KnownFactors(data["factor_static"], data["factor_dynamic"])
+        disentanglement.TrueFactors(data["factor_static"], data["factor_dynamic"])
         for data in (context.train, context.test)
     )
     metrics = disentanglement.block_dci(

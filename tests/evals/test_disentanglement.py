@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffsda_jax.evals.disentanglement import (
-    KnownFactors,
+    TrueFactors,
     block_dci,
     block_shares,
     code_importance,
@@ -92,7 +92,7 @@ def test_oracle_blocks_by_step_and_by_sequence(reader):
         )
     for by_sequence in (False, True):
         known = [
-            KnownFactors(s, d[:, :4].mean(1) if by_sequence else d, steps)
+            TrueFactors(s, d[:, :4].mean(1) if by_sequence else d, steps)
             for (s, d), steps in zip((known_train, known_test), length, strict=True)
         ]
         scores = block_dci(train, test, *known, reader=reader, num_items=600)
@@ -104,7 +104,7 @@ def test_codes_that_mix_the_blocks_share_them():
     (train, known_train), (test, known_test) = (
         world(size, seed, BLOCKS_MIXED, steps=1) for seed, size in enumerate((600, 300))
     )
-    known = KnownFactors(*known_train), KnownFactors(*known_test)
+    known = TrueFactors(*known_train), TrueFactors(*known_test)
     scores = block_dci(train, test, *known, num_items=600)
     for name in ("static_on_s", "dynamic_on_d"):
         assert scores[f"{name}_percent"] == pytest.approx(50.0, abs=10.0)
@@ -121,7 +121,7 @@ def test_swapped_blocks_have_no_share():
     assert silent["static_on_s_percent"] == silent["dynamic_on_d_percent"] == 0.0
     # Static labels beside dynamic numbers.
     label = [(known[0] > 0).astype(int) for known in (known_train, known_test)]
-    known = [KnownFactors(s, d) for s, (_, d) in zip(label, (known_train, known_test), strict=True)]
+    known = [TrueFactors(s, d) for s, (_, d) in zip(label, (known_train, known_test), strict=True)]
     scores = block_dci(train, test, *known, is_class_static=True, num_items=400)
     assert scores["static_on_s_percent"] > 95.0 and scores["informativeness"] > 0.85
 
