@@ -22,7 +22,7 @@ MODE = flags.DEFINE_enum(
     "train",
     MODES,
     "train: train or resume, then evaluate; eval: evaluate the newest checkpoint; plan: print "
-    "config, parameters, FLOPs, memory and data, and run nothing.",
+    "config, parameters, FLOPs, memory and data, and train nothing.",
 )
 
 

@@ -180,7 +180,13 @@ class DiffSDA:
         return _invert(self.spec, num_steps, self.variables, x, factors)
 
     def _check_x(self, name: str, x: ArrayLike) -> None:
-        """Refuses data whose steps do not have the model's shape."""
+        """Refuses data whose steps do not have the model's shape, or that are not finite."""
+        if isinstance(x, np.ndarray) and not np.isfinite(x).all():
+            raise ValueError(
+                f"{name} holds {int((~np.isfinite(x)).sum())} values that are not finite; set "
+                "missing ones to 0 and tell them by mask= (normalizer.apply(x, mask) does the "
+                "first)."
+            )
         if tuple(x.shape[2:]) != self.spec.shape or len(x.shape) < 3:
             raise ValueError(
                 f"{name} has shape {tuple(x.shape)}; this model takes [B, V, "

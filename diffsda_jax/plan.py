@@ -1,5 +1,6 @@
-"""What a run would be: config, parameters, work and memory of a step, data; nothing is run."""
+"""What a run would be: config, parameters, work and memory of a step, data; nothing is trained."""
 
+import json
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import sharding
 from diffsda_jax.data.pipeline import num_steps_per_epoch
@@ -35,7 +37,7 @@ def make_plan(config: ConfigDict) -> str:
     data.append(f"{per_epoch:.1f} steps an epoch; {steps} steps are {steps / per_epoch:.1f} epochs")
     step = compiled_step_facts(experiment, mesh)
     sections = {
-        "config": str(config).rstrip(),
+        "config": json.dumps(configuration.to_json(config), indent=2),
         "parameters": experiments.parameter_table(experiment),
         "data": "\n".join(data),
         "one training step": "\n".join(f"{name:<38}{value}" for name, value in step.items()),

@@ -74,6 +74,13 @@ def test_wrong_directories_are_named(tmp_path):
         DiffSDA.from_checkpoint(tmp_path)
 
 
+def test_missing_values_need_a_mask(model, x):
+    x = np.array(x)
+    x[0, 1, 2] = np.nan
+    with pytest.raises(ValueError, match="x holds 1 values that are not finite; .*mask="):
+        model.encode(x)
+
+
 def test_wrong_shapes_are_named(model, x):
     factors = model.encode(x)
     with pytest.raises(ValueError, match=r"x has shape \(2, 5, 4\).*\[B, V, 3\]"):

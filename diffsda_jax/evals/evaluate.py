@@ -131,6 +131,9 @@ def evaluate(
         _add_notes(result, notes)
         if sound is not None and not context.why_no_swaps():
             result.sounds = make_sounds(context, sound, _SOUNDS)
+            if not result.sounds:
+                note = "sounds skipped: the test recordings are of one speaker; more are needed"
+                _add_notes(result, [note])
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result

@@ -21,9 +21,13 @@ def verification(context: Context) -> Outcome:
     label = context.test.get("static_label")
     if label is None:
         return {}, ["verification skipped: the test clips have no static_label"]
-    counts = np.unique(label, return_counts=True)[1]
+    recordings = np.unique(context.test.get("group", np.arange(len(label))), return_index=True)[1]
+    counts = np.unique(label[recordings], return_counts=True)[1]
     if len(counts) < 2 or counts.max() < 2:
-        return {}, [f"verification skipped: {len(counts)} static labels on {len(label)} test clips"]
+        return {}, [
+            f"verification skipped: {len(counts)} static labels on {len(recordings)} test "
+            "recordings; it needs two or more, and two recordings of one of them"
+        ]
     factors = context.test_factors
     rates = speaker_eer(
         np.asarray(factors.static),

@@ -136,6 +136,14 @@ def test_series_without_labels_says_what_is_skipped(tmp_path):
     assert "swap/series" in result.images
 
 
+def test_several_chunks_of_one_recording_each_cannot_be_verified():
+    train, test = series(20, 0), series(12, 1)
+    test |= {"static_label": np.arange(12) // 4, "group": np.arange(12) // 4}
+    result = evaluate(Echo(), train, test, kind="series", parts=("verification",), pictures=False)
+    assert not result.metrics
+    assert "3 static labels on 3 test recordings" in " ".join(result.notes)
+
+
 def test_padding_changes_no_metric():
     train, test = series(20, 0), series(12, 1)
     rng = np.random.default_rng(0)
