@@ -9,6 +9,12 @@ recurrence.
 Command: python -m diffsda_jax.main --config=configs/librispeech.py --workdir=runs/librispeech
   --config.source.options.root=/path/to/LibriSpeech
 Result: published (not measured here): static EER 11.02 %, dynamic EER 45.94 %, gap 34.93.
+Command of `espeak`: python -m diffsda_jax.main --config=configs/librispeech.py:espeak
+  --workdir=runs/espeak --config.source.options.root=corpus
+Result of `espeak` (one seed, 20 minutes on 2 CPU cores that also did other work): static EER 1.5 %,
+dynamic EER 36.2 %, gap 34.8; linear probes: sentence from d 64 % (chance 2.5), speaker from the
+mean of d 43 % (chance 12.5: more than it should be); 94 % of swaps have a mel-cepstrum nearer to
+the donor of the voice. Bounded, noisy d and noise on the encoder's input are not the paper's.
 """
 
 from diffsda_jax.config import check_variant, default_config, source_config, use_reference_form
@@ -39,15 +45,16 @@ def get_config(variant="default"):
         config.model.recurrence = "reference"
     if variant.startswith("espeak"):
         config.model.hidden_dim = 64
-        config.model.width = 32
+        config.model.width = 64
         config.model.encoder_width = 32
         config.model.dynamic_activation = "tanh"
-        config.loss.dynamic_noise = 0.4
-        config.loss.encoder_noise = 0.2
+        config.loss.dynamic_noise = 1.0
+        config.loss.encoder_noise = 0.4
         config.optimizer.warmup_steps = 50
         config.train.batch_size = 32
-        config.train.num_steps = 1_500
+        config.train.num_steps = 2_000
         config.train.checkpoint_every_steps = 250
         config.eval.num_steps = 16
+        config.eval.num_swaps = 100
         config.eval.num_train_clips = 1_500
     return config
