@@ -21,6 +21,7 @@ from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.evals.pictures import Picture, write_gif
 from diffsda_jax.evals.report import write_pictures, write_results
 from diffsda_jax.evals.sounds import make_sounds
+from diffsda_jax.factors import Factors
 
 KINDS = ("video", "series")
 _SOUNDS = 4
@@ -99,26 +100,20 @@ def evaluate(
     readers, trial, enrolled = enrol_unseen(train, test)
     if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
         judge = _train_judge(readers, chosen.judge_steps, chosen.seed)
-    train_factors, test_factors = (
-        encode_clips(
-            model, data["x"], data.get("length"), data.get("mask"), batch_size=chosen.batch_size
-        )
-        for data in (train, test)
-    )
     context = Context(
-        model,
-        kind,
-        train,
-        test,
-        train_factors,
-        test_factors,
-        judge,
-        chosen,
-        readers,
-        trial,
-        sound,
-        tasks,
-        render,
+        model=model,
+        kind=kind,
+        train=train,
+        test=test,
+        train_factors=_encode_split(model, train, chosen.batch_size),
+        test_factors=_encode_split(model, test, chosen.batch_size),
+        judge=judge,
+        settings=chosen,
+        readers=readers,
+        trial=trial,
+        sound=sound,
+        tasks=tasks,
+        render=render,
     )
     result = EvalResult(judge=judge)
     _add_notes(result, enrolled if judge is not None else [])
@@ -129,14 +124,26 @@ def evaluate(
         names = (static_names, dynamic_names, feature_names)
         result.images, frames, notes = gallery.draw(context, *names, denormalize=denormalize)
         _add_notes(result, notes)
-        if sound is not None and not context.why_no_swaps():
-            result.sounds = make_sounds(context, sound, _SOUNDS)
-            if not result.sounds:
-                note = "sounds skipped: the test recordings are of one speaker; more are needed"
-                _add_notes(result, [note])
+        _add_sounds(result, context)
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result
+
+
+def _encode_split(model: SequenceModel, data: dict[str, Any], batch_size: int) -> Factors:
+    """Factors of all clips of a split."""
+    return encode_clips(
+        model, data["x"], data.get("length"), data.get("mask"), batch_size=batch_size
+    )
+
+
+def _add_sounds(result: EvalResult, context: Context) -> None:
+    """Add what can be heard of speech, or say why there is nothing."""
+    if context.sound is None or context.why_no_swaps():
+        return
+    result.sounds = make_sounds(context, context.sound, _SOUNDS)
+    if not result.sounds:
+        _add_notes(result, ["sounds skipped: the test recordings are of one speaker, two needed"])
 
 
 def _run_part(part: str, context: Context, result: EvalResult) -> None:

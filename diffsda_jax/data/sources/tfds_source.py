@@ -90,17 +90,11 @@ class Tfds(Source):
             for key, info in sorted(self._builder.info.features.get_tensor_info().items())
             if not isinstance(info, dict)
         }
-        self._records = self._open_split(train_split if split == "train" else test_split)
         self._part = train_split if split == "train" else test_split
-        self._roles = {
-            role: found
-            for role, wanted in (
-                ("static_label", static_label),
-                ("dynamic_label", dynamic_label),
-                ("mask", mask),
-            )
-            if (found := self._optional(role, wanted)) is not None
-        }
+        self._records = self._open_split(self._part)
+        wanted = {"static_label": static_label, "dynamic_label": dynamic_label, "mask": mask}
+        found = {role: self._optional(role, name) for role, name in wanted.items()}
+        self._roles = {role: name for role, name in found.items() if name is not None}
         self._feature = self._find_feature(feature, kind)
         self._kept = [
             key
