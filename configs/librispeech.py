@@ -14,7 +14,8 @@ Command of `espeak`: python -m diffsda_jax.main --config=configs/librispeech.py:
 Result of `espeak` (one seed, 20 minutes on 2 CPU cores that also did other work): static EER 1.5 %,
 dynamic EER 36.2 %, gap 34.8; linear probes: sentence from d 64 % (chance 2.5), speaker from the
 mean of d 43 % (chance 12.5: more than it should be); 94 % of swaps have a mel-cepstrum nearer to
-the donor of the voice, but what is decoded from random noise sounds like noise. Bounded, noisy d and noise on the encoder's input are not the paper's.
+the donor of the voice, but what is decoded from random noise sounds like
+noise. Bounded, noisy d and noise on the encoder's input are not the paper's.
 """
 
 from diffsda_jax.config import check_variant, default_config, source_config, use_reference_form
