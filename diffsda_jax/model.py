@@ -14,13 +14,14 @@ from jaxtyping import Bool, Float, Int
 from diffsda_jax.diffusion import edm
 from diffsda_jax.factors import Factors
 from diffsda_jax.nets.encoder import Encoder, VideoFront
-from diffsda_jax.nets.layers import WIDTH_MULTIPLE, fold_sequence
+from diffsda_jax.nets.layers import WIDTH_MULTIPLE, fold_sequence, repeat_each
 from diffsda_jax.nets.step_mlp import StepMLPDenoiser, StepMLPEncoder
 from diffsda_jax.nets.unet import UNet, UNetDenoiser
 
 KINDS = ("video", "series")
 RECURRENCES = ("lstm", "reference")
 ACTIVATIONS = ("linear", "tanh")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,8 @@ class ModelSpec:
       dynamic_activation: of the read-out of d: ``"linear"`` (paper and released code) or
         ``"tanh"``, which bounds d so that noise added to it in training (``loss.dynamic_noise``)
         limits what it can hold.
+      center_dynamic: the read-out of d has its mean over the steps of a sequence taken out, so
+        that what all steps share is left to s. Off in the paper and the released code.
       channels: base width of the denoiser's U-Net, a multiple of 8 (video).
       encoder_channels: base width of the encoder's U-Net, a multiple of 8 (video).
       encoder_pooling: the encoder's U-Net also gives features that do not depend on where in the
@@ -50,6 +53,8 @@ class ModelSpec:
       encoder_sees_mask: the encoder is told which values are observed (series). Off in the paper
         and the released code.
       dropout: rate in both networks.
+      precision: of the numbers that large products multiply, ``"float32"`` or ``"bfloat16"``
+        (series); sums, parameters and everything else are float32.
       sigma_data: standard deviation of the data that the preconditioning assumes.
       sigma_min: lowest noise level of the samplers.
       sigma_max: highest noise level of the samplers.
@@ -63,6 +68,7 @@ class ModelSpec:
     hidden_dim: int
     recurrence: str = "lstm"
     dynamic_activation: str = "linear"
+    center_dynamic: bool = False
     channels: int = 64
     encoder_channels: int = 64
     encoder_pooling: bool = False
@@ -73,6 +79,7 @@ class ModelSpec:
     encoder_width: int = 128
     encoder_sees_mask: bool = False
     dropout: float = 0.1
+    precision: str = "float32"
     sigma_data: float = 0.5
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -80,7 +87,12 @@ class ModelSpec:
 
     def __post_init__(self):
         """Checks values; raises ValueError naming the field, the value and what is allowed."""
-        choices = {"kind": KINDS, "recurrence": RECURRENCES, "dynamic_activation": ACTIVATIONS}
+        choices = {
+            "kind": KINDS,
+            "recurrence": RECURRENCES,
+            "dynamic_activation": ACTIVATIONS,
+            "precision": PRECISIONS,
+        }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(
@@ -109,6 +121,11 @@ class ModelSpec:
         if self.kind == "video" and self.encoder_sees_mask:
             raise ValueError(
                 "model.encoder_sees_mask is True for kind 'video'; it is for series; set it False."
+            )
+        if self.kind == "video" and self.precision != "float32":
+            raise ValueError(
+                f"model.precision is {self.precision!r} for kind 'video'; it is for series; set it "
+                "to 'float32'."
             )
 
     def _check_video(self):
@@ -181,7 +198,7 @@ class DiffSDAModel(nn.Module):
 
     def setup(self):
         """Makes the two networks."""
-        spec = self.spec
+        spec, half = self.spec, self.spec.precision == "bfloat16"
         if spec.kind == "video":
             unet = functools.partial(
                 UNet,
@@ -194,8 +211,8 @@ class DiffSDAModel(nn.Module):
                 unet(spec.shape[-1], spec.channels), spec.template_channels
             )
         else:
-            front = StepMLPEncoder(spec.encoder_width, spec.dropout)
-            self.denoiser = StepMLPDenoiser(spec.shape[0], spec.width, spec.dropout)
+            front = StepMLPEncoder(spec.encoder_width, spec.dropout, half)
+            self.denoiser = StepMLPDenoiser(spec.shape[0], spec.width, spec.dropout, half=half)
         self.encoder = Encoder(
             front,
             spec.static_dim,
@@ -203,6 +220,8 @@ class DiffSDAModel(nn.Module):
             spec.hidden_dim,
             spec.recurrence,
             spec.dynamic_activation == "tanh",
+            spec.center_dynamic,
+            half,
             spec.encoder_sees_mask,
         )
 
@@ -228,17 +247,18 @@ class DiffSDAModel(nn.Module):
 
     def denoise(
         self,
-        x_noisy: Float[Array, "B V *event"],
-        sigma: Float[Array, "B V"],
+        x_noisy: Float[Array, "N V *event"],
+        sigma: Float[Array, "N V"],
         factors: Factors,
         train: bool = False,
-    ) -> Float[Array, "B V *event"]:
+    ) -> Float[Array, "N V *event"]:
         """``D(x; sigma, z^tau)`` with ``z^tau = (d^tau, s)``.
 
         Args:
           x_noisy: clean data plus noise of standard deviation sigma.
-          sigma: ``[B, V]``, one level for each step.
-          factors: what to condition on.
+          sigma: ``[N, V]``, one level for each step.
+          factors: what to condition on, of B sequences; with N = B K, of each for K copies that
+            follow each other in ``x_noisy``.
           train: dropout on.
 
         Returns:
@@ -248,13 +268,13 @@ class DiffSDAModel(nn.Module):
           Karras et al. 2022, equation 7.
         """
         c_skip, c_out, c_in, c_noise = edm.preconditioning(sigma, self.spec.sigma_data)
-        batch, steps = sigma.shape
         static = jnp.broadcast_to(
-            factors.static[:, None, :], (batch, steps, factors.static.shape[-1])
+            factors.static[:, None, :], (*factors.dynamic.shape[:2], factors.static.shape[-1])
         )
         condition = jnp.concatenate([factors.dynamic, static], axis=-1)
         x_in = edm.expand(c_in, x_noisy.ndim) * x_noisy
         if self.spec.kind == "video":
+            condition = repeat_each(condition, len(x_in))
             flat = map(fold_sequence, (x_in, c_noise, condition))
             net_out = self.denoiser(*flat, train).reshape(x_noisy.shape)
         else:

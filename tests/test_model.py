@@ -44,6 +44,56 @@ def test_shapes_and_near_zero_start(spec_and_variables):
     np.testing.assert_allclose(denoised, c_skip * x, atol=1e-3)
 
 
+def test_copies_of_a_sequence_may_share_its_factors(spec_and_variables):
+    spec, variables = spec_and_variables
+    # The last layer starts near zero: without this the factors would hardly show.
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    model = make_model(spec)
+    x = jax.random.normal(jax.random.key(1), (2, 3, *spec.shape))
+    x_noisy = jax.random.normal(jax.random.key(2), (6, 3, *spec.shape))
+    sigma = jnp.exp(jax.random.normal(jax.random.key(3), (6, 3)))
+
+    @jax.jit
+    def run():
+        shared = model.apply(variables, x, method="encode")
+        own = jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=0), shared)
+        return [
+            model.apply(variables, x_noisy, sigma, factors, method="denoise")
+            for factors in (shared, own, jax.tree.map(jnp.flip, own))
+        ]
+
+    of_shared, of_own, of_others = run()
+    np.testing.assert_allclose(of_shared, of_own, atol=1e-5)
+    assert np.abs(of_shared - of_others).max() > 1e-3
+
+
+def test_half_precision_changes_little_and_keeps_the_parameters():
+    spec = dataclasses.replace(SERIES, recurrence="reference")
+    half = dataclasses.replace(spec, precision="bfloat16")
+    variables = init_variables(spec, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, variables, init_variables(half, jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3))
+    found, expected = (make_model(s).apply(variables, x, method="encode") for s in (half, spec))
+    difference = np.abs(found.dynamic - expected.dynamic).max()
+    assert found.dynamic.dtype == np.float32 and 0 < difference < 0.05
+
+
+def test_centred_dynamics_have_no_mean_and_keep_the_rest():
+    spec = dataclasses.replace(SERIES, center_dynamic=True)
+    variables = init_variables(spec, jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3))
+    length = jnp.array([3, 5])
+    found, plain = (
+        make_model(s).apply(variables, x, length, method="encode") for s in (spec, SERIES)
+    )
+    np.testing.assert_allclose(found.dynamic[0, :3].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(found.dynamic[1].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        np.diff(found.dynamic, axis=1), np.diff(plain.dynamic, axis=1), atol=1e-6
+    )
+    np.testing.assert_array_equal(found.static, plain.static)
+
+
 def test_encoder_is_told_what_is_missing_and_reads_nothing_there():
     spec = dataclasses.replace(SERIES, encoder_sees_mask=True)
     model, variables = make_model(spec), init_variables(spec, jax.random.key(0))

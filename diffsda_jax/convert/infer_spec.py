@@ -32,6 +32,7 @@ FIXED_ALWAYS = ("kind", "shape", "static_dim", "dynamic_dim", "hidden_dim")
 RELEASED = {
     "recurrence": "reference",
     "dynamic_activation": "linear",
+    "center_dynamic": False,
     "encoder_pooling": False,
     "template_channels": 0,
 }

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from diffsda_jax.factors import Factors
 from diffsda_jax.nets.layers import dense, fold_sequence, unfold_sequence
-from diffsda_jax.nets.recurrence import Recurrence
+from diffsda_jax.nets.recurrence import Recurrence, center_over_steps
 from diffsda_jax.nets.step_mlp import StepMLPEncoder
 from diffsda_jax.nets.unet import UNet
 
@@ -47,6 +47,8 @@ class Encoder(nn.Module):
       hidden_dim: width of the recurrence.
       recurrence: ``"lstm"`` or ``"reference"``, see ``Recurrence``.
       bounded_dynamic: d goes through tanh.
+      center_dynamic: the read-out of d has its mean over the steps taken out, before tanh.
+      half: products of the recurrence's inputs in bfloat16, see ``half_product``.
       sees_mask: of a series, the mask is appended to the values, which are 0 where missing.
 
     References:
@@ -59,6 +61,8 @@ class Encoder(nn.Module):
     hidden_dim: int
     recurrence: str = "lstm"
     bounded_dynamic: bool = False
+    center_dynamic: bool = False
+    half: bool = False
     sees_mask: bool = False
 
     @nn.compact
@@ -74,9 +78,11 @@ class Encoder(nn.Module):
             observed = jnp.ones(x.shape, bool) if mask is None else mask
             x = jnp.concatenate([jnp.where(observed, x, 0.0), observed.astype(x.dtype)], axis=-1)
         features = self.front(x, train)
-        recurrence = Recurrence(self.hidden_dim, self.recurrence, name="recurrence")
+        recurrence = Recurrence(self.hidden_dim, self.recurrence, self.half, name="recurrence")
         for_static, for_dynamic = recurrence(features, length)
         dynamic = dense(self.dynamic_dim, "dynamic")(for_dynamic)
+        if self.center_dynamic:
+            dynamic = center_over_steps(dynamic, length)
         return Factors(
             static=dense(self.static_dim, "static")(for_static),
             dynamic=jnp.tanh(dynamic) if self.bounded_dynamic else dynamic,

@@ -1,7 +1,9 @@
 """Layers shared by the U-Nets and the per-step MLPs. Channels last throughout."""
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,9 +33,106 @@ def unfold_sequence(x: Float[Array, "N *event"], batch: int) -> Float[Array, "B 
     return x.reshape((batch, x.shape[0] // batch, *x.shape[1:]))
 
 
-def dense(features: int, name: str, gain: float = 1.0) -> nn.Dense:
-    """Linear layer with Xavier-uniform weights and zero bias."""
-    return nn.Dense(features, kernel_init=xavier(gain), name=name)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def repeat_each(h: Float[Array, "B *rest"], count: int) -> Float[Array, "N *rest"]:
+    """Every item ``N / B`` times in a row, so that there are ``count`` = N; N = B leaves them.
+
+    The gradient's sum over the copies is written as additions, which XLA compiles on the CPU to a
+    tenth of the time of its reduction over an axis that is not the last.
+    """
+    return h if count == len(h) else jnp.repeat(h, count // len(h), axis=0)
+
+
+def _repeat_forward(h: Array, count: int) -> tuple[Array, int]:
+    return repeat_each(h, count), len(h)
+
+
+def _repeat_backward(count: int, items: int, gradient: Array) -> tuple[Array]:
+    copies = gradient.reshape(items, count // items, *gradient.shape[1:])
+    return (functools.reduce(jnp.add, [copies[:, k] for k in range(copies.shape[1])]),)
+
+
+repeat_each.defvjp(_repeat_forward, _repeat_backward)
+
+
+@jax.custom_vjp
+def half_product(
+    x: Float[Array, "*batch K"], kernel: Float[Array, "K M"]
+) -> Float[Array, "*batch M"]:
+    """``x @ kernel`` in bfloat16, added up in float32; so are both products of its gradient.
+
+    The arguments, the result and the gradients are float32. What XLA does by default on a TPU; on
+    CPUs with bfloat16 instructions about twice as fast as float32.
+    """
+    return _half_forward(x, kernel)[0]
+
+
+def _half_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    halves = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return _contract(*halves, (x.ndim - 1,), (0,)), halves
+
+
+def _half_backward(halves: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    (x, kernel), gradient = halves, gradient.astype(jnp.bfloat16)
+    batch = tuple(range(x.ndim - 1))
+    return (
+        _contract(gradient, kernel, (x.ndim - 1,), (1,)),
+        _contract(x, gradient, batch, batch),
+    )
+
+
+def _contract(left: Array, right: Array, left_axes: tuple, right_axes: tuple) -> Array:
+    """Product over some axes of either side, added up in float32."""
+    axes = ((left_axes, right_axes), ((), ()))
+    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
+
+
+half_product.defvjp(_half_forward, _half_backward)
+
+
+def product(
+    x: Float[Array, "*batch K"], kernel: Float[Array, "K M"], half: bool
+) -> Float[Array, "*batch M"]:
+    """``x @ kernel`` in float32 or, with ``half``, by ``half_product``."""
+    return half_product(x, kernel) if half else x @ kernel
+
+
+def dense(features: int, name: str, gain: float = 1.0, half: bool = False) -> nn.Dense:
+    """Linear layer with Xavier-uniform weights and zero bias; ``half``: see ``half_product``."""
+
+    def dot_general(x: Array, kernel: Array, _axes: Any, **_options: Any) -> Array:
+        return half_product(x, kernel)
+
+    return nn.Dense(
+        features,
+        kernel_init=xavier(gain),
+        dot_general=dot_general if half else None,
+        name=name,
+    )
+
+
+class Dropout(nn.Module):
+    """Dropout that draws 16 random bits a value, half of what flax's costs.
+
+    Attributes:
+      rate: share of values that become 0, in steps of 2^-16; the others are scaled up.
+
+    References:
+      Srivastava et al. 2014.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"], train: bool) -> Float[Array, "*shape"]:
+        """Drops in training only; needs the random stream ``dropout`` then."""
+        if not train or self.rate == 0:
+            return x
+        threshold = round(self.rate * 2**16)
+        words = jax.random.bits(self.make_rng("dropout"), (x.size + 1) // 2, jnp.uint32)
+        bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size]
+        keep = bits.reshape(x.shape) >= threshold
+        return jnp.where(keep, x / (1 - threshold / 2**16), 0.0)
 
 
 def conv(features: int, size: int, name: str, stride: int = 1, gain: float = 1.0) -> nn.Conv:

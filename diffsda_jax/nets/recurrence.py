@@ -1,12 +1,18 @@
 """LSTM and tanh RNN as scans whose input projection is one matrix product outside the scan."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from diffsda_jax.nets.layers import XAVIER
+from diffsda_jax.nets.layers import XAVIER, product
+
+State = tuple[Array, ...]  # of [B, H]
+Cell = Callable[[State, Array], State]
 
 
 def uniform_by_width(width: int):
@@ -26,12 +32,20 @@ def valid_steps(length: Int[Array, "B"] | None, batch: int, steps: int) -> Bool[
     return jnp.arange(steps)[:, None] < length[None, :]
 
 
-def scan_cell(cell, state, inputs: Float[Array, "B V G"], valid: Bool[Array, "V B"], reverse: bool):
-    """Runs ``cell(state, input) -> (state, output)`` over time; padding leaves the state as it is.
+def scan_cell(
+    cell: Cell,
+    kernel: Float[Array, "H G"],
+    state: State,
+    inputs: Float[Array, "B V G"],
+    valid: Bool[Array, "V B"],
+    reverse: bool,
+) -> tuple[State, Float[Array, "B V H"]]:
+    """Runs ``cell(state, input + state[0] @ kernel)`` over time; padding leaves the state as it is.
 
     Args:
-      cell: one step on ``[B, ...]`` arrays.
-      state: tuple of ``[B, H]`` arrays.
+      cell: from ``[B, ...]`` arrays, the state and the pre-activations, to the next state.
+      kernel: weights of the recurrence.
+      state: tuple of ``[B, H]`` arrays, the first of which is the output.
       inputs: projected inputs.
       valid: which steps are data.
       reverse: from the last step to the first.
@@ -39,15 +53,79 @@ def scan_cell(cell, state, inputs: Float[Array, "B V G"], valid: Bool[Array, "V 
     Returns:
       The final state and the outputs ``[B, V, H]``; an output at a padded step repeats the last.
     """
-
-    def step(carry, inputs_and_valid):
-        x, keep = inputs_and_valid
-        new = cell(carry, x)
-        carry = jax.tree.map(lambda n, o: jnp.where(keep[:, None], n, o), new, carry)
-        return carry, carry[0]
-
-    state, outputs = jax.lax.scan(step, state, (jnp.swapaxes(inputs, 0, 1), valid), reverse=reverse)
+    by_time = jnp.swapaxes(inputs, 0, 1)
+    state, outputs = _scan(cell, reverse, kernel, state, by_time, valid)
     return state, jnp.swapaxes(outputs, 0, 1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scan(
+    cell: Cell, reverse: bool, kernel: Array, state: State, inputs: Array, valid: Array
+) -> tuple[State, Array]:
+    """``scan_cell`` with time first.
+
+    Its gradient is written out because that of ``lax.scan`` adds the kernel's part at every step,
+    an array as large as the kernel, which costs more than the recurrence itself where batches are
+    small. Here the steps only give the gradients of the pre-activations, and one product over all
+    steps that of the kernel.
+    """
+    return _scan_forward(cell, reverse, kernel, state, inputs, valid)[0]
+
+
+def _scan_forward(cell: Cell, reverse: bool, kernel, state, inputs, valid):
+    def step(carry: State, at_step: tuple[Array, Array]):
+        x, keep = at_step
+        pre_activation = x + carry[0] @ kernel
+        new = _where(keep, cell(carry, pre_activation), carry)
+        return new, (new[0], carry, pre_activation)
+
+    final, (outputs, before, pre_activations) = jax.lax.scan(
+        step, state, (inputs, valid), reverse=reverse
+    )
+    return (final, outputs), (kernel, before, pre_activations, valid)
+
+
+def _scan_backward(cell: Cell, reverse: bool, residuals, gradients):
+    kernel, before, pre_activations, valid = residuals
+    of_final, of_outputs = gradients
+    # Turned once, and not by every step's product, which would be three times as slow.
+    turned = jax.lax.optimization_barrier(kernel.T)
+
+    def step(of_new: State, at_step):
+        of_output, keep, state, pre_activation = at_step
+        of_new = (of_new[0] + of_output, *of_new[1:])
+        zeros = jax.tree.map(jnp.zeros_like, of_new)
+        _, pull_back = jax.vjp(cell, state, pre_activation)
+        of_state, of_pre = pull_back(_where(keep, of_new, zeros))
+        of_state = (of_state[0] + of_pre @ turned, *of_state[1:])
+        passed_on = _where(keep, zeros, of_new)
+        return jax.tree.map(jnp.add, of_state, passed_on), of_pre
+
+    of_start, of_inputs = jax.lax.scan(
+        step, of_final, (of_outputs, valid, before, pre_activations), reverse=not reverse
+    )
+    of_kernel = jnp.einsum("vbh,vbg->hg", before[0], of_inputs)
+    return of_kernel, of_start, of_inputs, None
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def _where(keep: Bool[Array, "B"], new: State, old: State) -> State:
+    """The new state where a step is data, the old one elsewhere."""
+    return jax.tree.map(lambda n, o: jnp.where(keep[:, None], n, o), new, old)
+
+
+def lstm_cell(state: State, gates: Float[Array, "B G"]) -> State:
+    """One step on output and cell, gates in the order input, forget, cell, output."""
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    c = nn.sigmoid(f) * state[1] + nn.sigmoid(i) * jnp.tanh(g)
+    return nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def tanh_cell(state: State, pre_activation: Float[Array, "B H"]) -> State:
+    """One step of the plain recurrence, whose state is its output."""
+    return (jnp.tanh(pre_activation),)
 
 
 class LSTM(nn.Module):
@@ -58,6 +136,7 @@ class LSTM(nn.Module):
       reverse: runs from the last step to the first.
       two_biases: keeps the second bias that PyTorch has, for parity with released weights.
       torch_init: every parameter uniform in +-1/sqrt(H) instead of Xavier with zero biases.
+      half: the input's product in bfloat16, see ``half_product``; the recurrence stays float32.
 
     References:
       Hochreiter and Schmidhuber 1997.
@@ -67,6 +146,7 @@ class LSTM(nn.Module):
     reverse: bool = False
     two_biases: bool = False
     torch_init: bool = False
+    half: bool = False
 
     @nn.compact
     def __call__(
@@ -82,16 +162,11 @@ class LSTM(nn.Module):
         if self.two_biases:
             bias = bias + self.param("bias_hidden", torch_like, (4 * size,))
 
-        def cell(state, projected):
-            h, c = state
-            gates = projected + h @ w_hidden
-            i, f, g, o = jnp.split(gates, 4, axis=-1)
-            c = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
-            return nn.sigmoid(o) * jnp.tanh(c), c
-
         zeros = jnp.zeros((x.shape[0], size), x.dtype)
-        projected = x @ w_input + bias[None, None, :]
-        state, outputs = scan_cell(cell, (zeros, zeros), projected, valid, self.reverse)
+        projected = product(x, w_input, self.half) + bias[None, None, :]
+        state, outputs = scan_cell(
+            lstm_cell, w_hidden, (zeros, zeros), projected, valid, self.reverse
+        )
         return state[0], outputs
 
 
@@ -100,12 +175,14 @@ class TanhRNN(nn.Module):
 
     Attributes:
       features: width H of the state.
+      half: as in ``LSTM``.
 
     References:
       Elman 1990; DiffSDA's released encoder.
     """
 
     features: int
+    half: bool = False
 
     @nn.compact
     def __call__(
@@ -117,13 +194,24 @@ class TanhRNN(nn.Module):
         w_hidden = self.param("kernel_hidden", init, (size, size))
         bias = self.param("bias", init, (size,)) + self.param("bias_hidden", init, (size,))
 
-        def cell(state, projected):
-            return (jnp.tanh(projected + state[0] @ w_hidden),)
-
         zeros = jnp.zeros((x.shape[0], size), x.dtype)
-        projected = x @ w_input + bias[None, None, :]
-        _, outputs = scan_cell(cell, (zeros,), projected, valid, reverse=False)
+        projected = product(x, w_input, self.half) + bias[None, None, :]
+        _, outputs = scan_cell(tanh_cell, w_hidden, (zeros,), projected, valid, reverse=False)
         return outputs
+
+
+def center_over_steps(
+    h: Float[Array, "B V H"], length: Int[Array, "B"] | None
+) -> Float[Array, "B V H"]:
+    """Takes the mean over a sequence's real steps out of every channel.
+
+    References:
+      Chou et al. 2019 (AdaIN-VC), who normalise over time what the content of speech is read from,
+      so that it does not tell the speaker.
+    """
+    real = valid_steps(length, *h.shape[:2]).T[:, :, None]
+    mean = jnp.where(real, h, 0.0).sum(1, keepdims=True) / real.sum(1, keepdims=True)
+    return h - mean
 
 
 class Recurrence(nn.Module):
@@ -134,6 +222,7 @@ class Recurrence(nn.Module):
       kind: ``"lstm"``: the paper's causal pair, a causal LSTM whose last output gives s and a
         second causal LSTM on its outputs that gives d; ``"reference"``: the released code's
         bidirectional LSTM, whose two final outputs give s, and tanh RNN, so that d sees the future.
+      half: as in ``LSTM``.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3 (paper) and its released code (reference).
@@ -141,6 +230,7 @@ class Recurrence(nn.Module):
 
     features: int
     kind: str = "lstm"
+    half: bool = False
 
     @nn.compact
     def __call__(
@@ -148,17 +238,23 @@ class Recurrence(nn.Module):
     ) -> tuple[Float[Array, "B P"], Float[Array, "B V H"]]:
         """Returns what s is read from, ``[B, H]`` or ``[B, 2 H]``, and what d is, ``[B, V, H]``."""
         valid = valid_steps(length, x.shape[0], x.shape[1])
+        size, half = self.features, self.half
         if self.kind == "lstm":
-            last, outputs = LSTM(self.features, name="lstm")(x, valid)
-            _, dynamic = LSTM(self.features, name="lstm_dynamic")(outputs, valid)
+            last, outputs = LSTM(size, half=half, name="lstm")(x, valid)
+            _, dynamic = LSTM(size, half=half, name="lstm_dynamic")(outputs, valid)
             return last, dynamic
         if self.kind == "reference":
-            last, forward = LSTM(self.features, two_biases=True, name="lstm")(x, valid)
+            last, forward = LSTM(size, two_biases=True, half=half, name="lstm")(x, valid)
             first, backward = LSTM(
-                self.features, reverse=True, two_biases=True, torch_init=True, name="lstm_reverse"
+                size,
+                reverse=True,
+                two_biases=True,
+                torch_init=True,
+                half=half,
+                name="lstm_reverse",
             )(x, valid)
             both = jnp.concatenate([forward, backward], axis=-1)
-            dynamic = TanhRNN(self.features, name="rnn_dynamic")(both, valid)
+            dynamic = TanhRNN(size, half, name="rnn_dynamic")(both, valid)
             return jnp.concatenate([last, first], axis=-1), dynamic
         raise ValueError(
             f"model.recurrence is {self.kind!r}; allowed: 'lstm' (the paper's causal encoder) and "

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffsda_jax.nets.layers import NORM_EPSILON, NoiseEmbedding, dense, scale_shift
+from diffsda_jax.nets.layers import (
+    NORM_EPSILON,
+    Dropout,
+    NoiseEmbedding,
+    dense,
+    repeat_each,
+    scale_shift,
+)
 
 NUM_LAYERS = 5
 EMBEDDING = 256  # width of the noise embedding
@@ -18,6 +25,7 @@ class StepMLPEncoder(nn.Module):
     Attributes:
       width: m; the layers are 4 m wide.
       dropout: rate after every activation.
+      half: products in bfloat16, see ``half_product``.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3 and appendix (audio and time series).
@@ -25,6 +33,7 @@ class StepMLPEncoder(nn.Module):
 
     width: int
     dropout: float = 0.1
+    half: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B V F"], train: bool = False) -> Float[Array, "B V E"]:
@@ -32,10 +41,10 @@ class StepMLPEncoder(nn.Module):
         h = x
         for layer in range(NUM_LAYERS):
             h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
-            h = dense(WIDTH_FACTOR * self.width, f"dense_{layer}")(h)
+            h = dense(WIDTH_FACTOR * self.width, f"dense_{layer}", half=self.half)(h)
             h = nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h)
             if layer < NUM_LAYERS - 1:
-                h = nn.Dropout(self.dropout)(nn.silu(h), deterministic=not train)
+                h = Dropout(self.dropout)(nn.silu(h), train)
         return h
 
 
@@ -47,6 +56,7 @@ class StepMLPDenoiser(nn.Module):
       width: m; the layers are 4 m wide.
       dropout: rate after every activation.
       tail_gain: gain of the last layer's initial weights.
+      half: products in bfloat16, see ``half_product``.
 
     References:
       DiffSDA (arXiv 2510.05717), appendix (audio and time series); Perez et al. 2018 (FiLM).
@@ -56,25 +66,31 @@ class StepMLPDenoiser(nn.Module):
     width: int
     dropout: float = 0.1
     tail_gain: float = 1e-5
+    half: bool = False
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "B V F"],
-        c_noise: Float[Array, "B V"],
+        x: Float[Array, "N V F"],
+        c_noise: Float[Array, "N V"],
         factors: Float[Array, "B V Z"],
         train: bool = False,
-    ) -> Float[Array, "B V F"]:
-        """The raw network output ``F(c_in x; z, c_noise)``."""
+    ) -> Float[Array, "N V F"]:
+        """The raw network output ``F(c_in x; z, c_noise)`` for N = B K noisy sequences.
+
+        The K copies of a sequence follow each other; what only depends on its factors is computed
+        once for all of them.
+        """
         noise = nn.silu(NoiseEmbedding(EMBEDDING, EMBEDDING // 4, name="noise")(c_noise))
         condition = nn.silu(dense(EMBEDDING, "factors")(factors))
         hidden, h = WIDTH_FACTOR * self.width, x
         for layer in range(NUM_LAYERS - 1):
             h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
-            h = dense(hidden, f"dense_{layer}")(h)
-            h = scale_shift(h, dense(2 * hidden, f"noise_{layer}")(noise))
-            h = scale_shift(h, dense(2 * hidden, f"factors_{layer}")(condition))
+            h = dense(hidden, f"dense_{layer}", half=self.half)(h)
+            h = scale_shift(h, dense(2 * hidden, f"noise_{layer}", half=self.half)(noise))
+            by_factors = dense(2 * hidden, f"factors_{layer}", half=self.half)(condition)
+            h = scale_shift(h, repeat_each(by_factors, len(x)))
             h = nn.silu(nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h))
-            h = nn.Dropout(self.dropout)(h, deterministic=not train)
+            h = Dropout(self.dropout)(h, train)
         h = jnp.concatenate([h, x], axis=-1)
         return dense(self.features, f"dense_{NUM_LAYERS - 1}", gain=self.tail_gain)(h)

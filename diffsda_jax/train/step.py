@@ -66,7 +66,7 @@ def make_loss_fn(model: nn.Module, **options: Any) -> LossFn:
 
     Args:
       model: module with ``encode(x, length, mask, train=)`` and ``denoise(x_noisy, sigma, factors,
-        train=)``.
+        train=)``, which takes K noisy sequences for each item of the factors.
       **options: fields of ``LossOptions``.
 
     Returns:
@@ -96,9 +96,11 @@ def make_loss_fn(model: nn.Module, **options: Any) -> LossFn:
             return jax.tree.map(lambda leaf: jnp.repeat(leaf, use.noise_draws, axis=0), tree)
 
         x_seen = jitter(batch["x"], use.encoder_noise, stream(key, "encoder"))
-        factors = draws(apply("encode", x_seen, batch.get("length"), batch.get("mask")))
-        dynamic = jitter(factors.dynamic, use.dynamic_noise, stream(key, "dynamic"))
-        factors = factors.replace(dynamic=dynamic)
+        factors = apply("encode", x_seen, batch.get("length"), batch.get("mask"))
+        if use.dynamic_noise:  # every copy has its own; without it they share their factors
+            factors = draws(factors)
+            dynamic = jitter(factors.dynamic, use.dynamic_noise, stream(key, "dynamic"))
+            factors = factors.replace(dynamic=dynamic)
         x_clean = draws(batch["x"])
         sigma = edm.sample_sigma(
             stream(key, "sigma"),

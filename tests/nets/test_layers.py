@@ -62,3 +62,47 @@ def test_scale_shift():
     h = jnp.array([[2.0, 3.0]])
     out = layers.scale_shift(h, jnp.array([[1.0, 0.0, 5.0, -1.0]]))
     np.testing.assert_allclose(out, [[9.0, 2.0]])
+
+
+def test_half_product_is_that_of_rounded_numbers_and_so_are_its_gradients():
+    x, kernel, gradient = (
+        jax.random.normal(jax.random.key(seed), shape)
+        for seed, shape in enumerate(((2, 3, 16), (16, 8), (2, 3, 8)))
+    )
+    rounded = [np.asarray(v.astype(jnp.bfloat16), np.float64) for v in (x, kernel, gradient)]
+    found, pull_back = jax.vjp(layers.half_product, x, kernel)
+    of_x, of_kernel = pull_back(gradient)
+    assert {v.dtype for v in (found, of_x, of_kernel)} == {np.dtype(np.float32)}
+    for ours, expected in (
+        (found, np.einsum("bvk,km->bvm", rounded[0], rounded[1])),
+        (of_x, np.einsum("bvm,km->bvk", rounded[2], rounded[1])),
+        (of_kernel, np.einsum("bvk,bvm->km", rounded[0], rounded[2])),
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    exact = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    assert 1e-4 < np.abs(found - exact).max() < 0.1  # bfloat16 has 8 bits
+
+
+def test_dense_in_half_precision_has_the_same_parameters():
+    x = jax.random.normal(jax.random.key(0), (4, 16))
+    plain, half = (layers.dense(8, "d", half=half) for half in (False, True))
+    variables = plain.init(jax.random.key(1), x)
+    same = half.init(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, variables, same)
+    np.testing.assert_allclose(half.apply(variables, x), plain.apply(variables, x), atol=0.05)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    x, net = jnp.full((333, 101), 2.0), layers.Dropout(0.25)  # an odd number of values
+
+    def drop(seed):
+        return np.asarray(net.apply({}, x, True, rngs={"dropout": jax.random.key(seed)}))
+
+    kept = drop(0)
+    assert set(np.unique(kept)) == {np.float32(0), np.float32(2 / 0.75)}
+    assert abs((kept == 0).mean() - 0.25) < 0.01 and abs(kept.mean() - 2.0) < 0.03
+    np.testing.assert_array_equal(drop(0), kept)
+    # Neighbours come from the two halves of one random word: they must not go together.
+    assert abs((kept[:, :-1] == 0)[kept[:, 1:] == 0].mean() - 0.25) < 0.02
+    assert (drop(1) != kept).any()
+    np.testing.assert_array_equal(net.apply({}, x, False), x)

@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffsda_jax.nets.recurrence import LSTM, Recurrence, TanhRNN, valid_steps
+from diffsda_jax.nets.recurrence import (
+    LSTM,
+    Recurrence,
+    TanhRNN,
+    center_over_steps,
+    valid_steps,
+)
 
 
 def sigmoid(x):
@@ -48,6 +54,44 @@ def test_lstm_equals_its_plain_loop_twin(x, reverse, two_biases):
     np.testing.assert_allclose(last, expected_last, atol=1e-5)
     for i, length in enumerate(LENGTHS):
         np.testing.assert_allclose(outputs[i, :length], expected[i, :length], atol=1e-5)
+
+
+def loss_by_hand(params, x, lengths, reverse, weights):
+    """A number from all outputs of the LSTM, as a loop that jax differentiates itself."""
+    total = 0.0
+    for i, length in enumerate(lengths):
+        h = c = jnp.zeros(params["kernel_hidden"].shape[0])
+        for v in reversed(range(length)) if reverse else range(length):
+            gates = x[i, v] @ params["kernel_input"] + h @ params["kernel_hidden"] + params["bias"]
+            gate_in, forget, cell, out = jnp.split(gates, 4)
+            c = jax.nn.sigmoid(forget) * c + jax.nn.sigmoid(gate_in) * jnp.tanh(cell)
+            h = jax.nn.sigmoid(out) * jnp.tanh(c)
+            total += (weights[i, v] * h).sum()
+        total += (h**2).sum()
+    return total
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradient_of_the_recurrence_equals_that_of_a_plain_loop(x, reverse):
+    net = LSTM(6, reverse=reverse)
+    valid = valid_steps(jnp.asarray(LENGTHS), 3, 5)
+    params = net.init(jax.random.key(0), x, valid)["params"]
+    weights = jax.random.normal(jax.random.key(1), (3, 5, 6)) * valid.T[:, :, None]
+
+    def loss(params, x):
+        last, outputs = net.apply({"params": params}, x, valid)
+        return (outputs * weights).sum() + (last**2).sum()
+
+    found = jax.grad(loss, (0, 1))(params, x)
+    expected = jax.grad(loss_by_hand, (0, 1))(params, x, LENGTHS, reverse, weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+
+
+def test_centring_takes_out_the_mean_of_real_steps_only(x):
+    centred = center_over_steps(x, jnp.asarray(LENGTHS))
+    for i, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(centred[i], x[i] - x[i, :length].mean(0)[None], atol=1e-6)
+    np.testing.assert_allclose(center_over_steps(x, None).mean(1), 0, atol=1e-6)
 
 
 def test_rnn_equals_its_plain_loop_twin(x):

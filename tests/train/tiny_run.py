@@ -37,6 +37,8 @@ class TinyModel(nn.Module):
         return Factors(static=self.static(mean), dynamic=self.dynamic(h))
 
     def denoise(self, x_noisy, sigma, factors, train=False):
+        copies = len(x_noisy) // len(factors.static)
+        factors = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), factors)
         scale = edm.preconditioning(sigma)
         phase = scale.c_noise[..., None] * self.frequencies.value[None, None]
         static = jnp.repeat(factors.static[:, None], x_noisy.shape[1], axis=1)
