@@ -3,7 +3,8 @@
 Sizes are those of configs/air_quality.py:reference, 672 steps and 10 noisy copies of each sequence.
 Both sides run in processes of their own that take turns on this machine; each waits while the other
 works. `torch, original` encodes every copy anew, as the released code does; `torch, encode once` is
-the same network with our saving.
+the same network with one of our savings; `torch, original, bfloat16` uses PyTorch's automatic mixed
+precision. Ours is timed with `model.precision` float32 and bfloat16.
 
     python benchmarks/air_quality_step.py --torch-python=PATH --batch=2 --rounds=5
 
@@ -24,19 +25,21 @@ from pathlib import Path
 from diffsda_jax import config as configuration
 
 HERE = Path(__file__).parent
-OURS, ORIGINAL, ONCE = "jax", "torch, original", "torch, encode once"
+OURS = ("jax, float32", "jax, bfloat16")
+THEIRS = ("torch, original", "torch, encode once", "torch, original, bfloat16")
 MODEL_SIZES = ("static_dim", "dynamic_dim", "hidden_dim", "width", "encoder_width")
 SMOKE = {"length": 24, "hidden_dim": 16, "width": 8, "encoder_width": 8}
 PAUSE_SECONDS = 0.5  # until the threads of the other process sleep
 
 
-def load_config(sizes: dict[str, int]) -> configuration.ConfigDict:
+def load_config(sizes: dict[str, int | str]) -> configuration.ConfigDict:
     """The config that is timed, with other sizes where these are given."""
     config = configuration.load_config(str(HERE.parent / "configs" / "air_quality.py:reference"))
     config.model.update({name: sizes[name] for name in MODEL_SIZES if name in sizes})
     config.data.length = sizes.get("length", config.data.length)
     config.loss.noise_draws = sizes.get("draws", config.loss.noise_draws)
     config.train.batch_size = sizes["batch"]
+    config.model.precision = sizes.get("precision", config.model.precision)
     return config
 
 
@@ -85,7 +88,7 @@ class Worker:
         return json.loads(line)
 
 
-def work(sizes: dict[str, int]) -> None:
+def work(sizes: dict[str, int | str]) -> None:
     """The worker of our side: the step that training runs, on synthetic sequences."""
     import jax
 
@@ -138,17 +141,19 @@ def measure(workers: dict[str, Worker], rounds: int, steps: int) -> dict[str, di
 
 def report(workers: dict[str, Worker], results: dict[str, dict[str, list]]) -> None:
     """Prints the table; ratios are medians over rounds, with the smallest and the largest."""
-    print("| | parameters | s/step | times jax (range) | first loss | peak MiB of the process |")
-    print("|---" * 6 + "|")
+    print("| | parameters | s/step |", *(f"times {name} |" for name in OURS), end=" ")
+    print("first loss | peak MiB of the process |")
+    print("|---" * (5 + len(OURS)) + "|")
     for name, result in results.items():
-        pairs = zip(result["seconds"], results[OURS]["seconds"], strict=True)
-        ratios = [theirs / ours for theirs, ours in pairs]
-        print(
-            f"| {name} | {workers[name].about['parameters']:,} | "
-            f"{statistics.median(result['seconds']):.3f} | {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f} to {max(ratios):.2f}) | {result['losses'][0]:.3f} | "
-            f"{result['peak_mib'][-1]:.0f} |"
-        )
+        cells = [name, f"{workers[name].about['parameters']:,}"]
+        cells.append(f"{statistics.median(result['seconds']):.3f}")
+        for ours in OURS:
+            pairs = zip(result["seconds"], results[ours]["seconds"], strict=True)
+            ratios = [theirs / mine for theirs, mine in pairs]
+            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+            cells.append(f"{statistics.median(ratios):.2f} {spread}")
+        cells += [f"{result['losses'][0]:.3f}", f"{result['peak_mib'][-1]:.0f}"]
+        print("| " + " | ".join(cells) + " |")
 
 
 def main() -> None:
@@ -171,8 +176,12 @@ def main() -> None:
     text, threads = json.dumps(sizes), os.cpu_count()
     twin = [arguments.torch_python, str(HERE / "torch_twin.py"), f"--sizes={text}"]
     theirs = Worker([*twin, f"--device={arguments.device}", f"--threads={threads}"])
-    ours = Worker([sys.executable, __file__, f"--worker={text}"])
-    workers = {OURS: ours, ORIGINAL: theirs, ONCE: theirs}
+    workers = {}
+    for name in OURS:
+        own = json.dumps(sizes | {"precision": name.removeprefix("jax, ")})
+        workers[name] = Worker([sys.executable, __file__, f"--worker={own}"])
+    workers |= dict.fromkeys(THEIRS, theirs)
+    ours = workers[OURS[0]]
     if ours.about["parameters"] != theirs.about["parameters"]:
         print("The two models are not the same: their numbers of parameters differ.")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
@@ -182,7 +191,8 @@ def main() -> None:
         f"{ours.about['about']}; {theirs.about['about']}; device {arguments.device}; "
         f"{arguments.rounds} rounds of {arguments.steps} steps; sizes {sizes}."
     )
-    ours.close(), theirs.close()
+    for worker in set(workers.values()):
+        worker.close()
 
 
 if __name__ == "__main__":

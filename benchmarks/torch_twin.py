@@ -3,7 +3,8 @@
 `air_quality_step.py` starts this file in an environment with PyTorch, which the package itself does
 not need. The process says what it is in one line of JSON, then answers each line
 `{"form": ..., "steps": ...}` with the seconds and the loss of each of these training steps. Forms:
-`original` encodes every noisy copy of a sequence anew, `encode once` encodes a sequence once.
+`original` encodes every noisy copy of a sequence anew, `encode once` encodes a sequence once;
+`original, bfloat16` is the first under PyTorch's automatic mixed precision.
 
 References:
   DiffSDA (arXiv 2510.05717), section 3 and appendix (time series); Karras et al. 2022 for EDM.
@@ -26,7 +27,7 @@ except ImportError:
         "torch), or give --torch-python=PATH of a Python that has it."
     )
 
-FORMS = ("original", "encode once")
+FORMS = ("original", "encode once", "original, bfloat16")
 LAYERS, WIDTH_FACTOR, EMBEDDING, FOURIER = 5, 4, 256, 64
 DROPOUT, SIGMA_DATA, P_MEAN, P_STD = 0.1, 0.5, -0.4, 1.0
 
@@ -111,10 +112,11 @@ class Twin(nn.Module):
 
     def loss(self, x: Tensor, mask: Tensor, form: str) -> Tensor:
         """EDM's weighted error of `draws` noisy copies of each sequence."""
-        if form == "original":
+        encode_once = form == "encode once"
+        if not encode_once:
             x, mask = (values.repeat_interleave(self.draws, 0) for values in (x, mask))
         static, dynamic = self.encoder(x)
-        if form != "original":
+        if encode_once:
             x, mask, static, dynamic = (
                 values.repeat_interleave(self.draws, 0) for values in (x, mask, static, dynamic)
             )
@@ -140,7 +142,8 @@ def training(sizes: dict[str, int], device: str) -> tuple[int, dict[str, Iterato
     def steps(form: str) -> Iterator:
         while True:
             optimizer.zero_grad(set_to_none=True)
-            loss = model.loss(x, mask, form)
+            with torch.autocast(device, torch.bfloat16, enabled="bfloat16" in form):
+                loss = model.loss(x, mask, form)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -53,7 +53,7 @@ def _eval_defaults() -> dict[str, Any]:
         "num_swaps": 200,
         "num_steps": 32,  # of the sampler; costs 2 N - 1 evaluations
         "form": "corrected",  # corrected | reference (the released code's quirks)
-        "start": "",  # start noise of swaps: random | target | donor; empty = the form's
+        "start": "",  # of swaps: random | zero | target | donor; empty = the form's
         "judge_steps": 600,  # of training the judge on real clips
         "task_steps": 1_000,  # of training each probe of the tasks
         "batch_size": 64,

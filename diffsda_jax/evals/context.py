@@ -33,7 +33,8 @@ class EvalSettings:
     Attributes:
       num_swaps: swaps, and at most as many clips to reconstruct.
       num_steps: sampler steps; N steps cost 2N - 1 evaluations of the denoiser.
-      start: start noise of swaps: ``random``, ``target`` or ``donor``. None: that of the form.
+      start: start noise of swaps: ``random``, ``zero``, ``target`` or ``donor``, see
+        ``swap.make_start``. None: that of the form.
         Decodes from one factor always start from random noise.
       seed: of pairs, start noise, the judge and the choice of pictures.
       form: ``corrected`` (swaps start from random noise) or ``reference`` (from ``x_T`` of the

@@ -8,7 +8,7 @@ from jaxtyping import Float, Integer
 
 from diffsda_jax.evals.context import Context
 from diffsda_jax.evals.interface import Clips, Sound
-from diffsda_jax.evals.swap import decode_factors
+from diffsda_jax.evals.swap import decode_factors, make_start
 from diffsda_jax.factors import Factors
 
 _CEPSTRA = slice(1, 14)  # of the mean mel-cepstrum: the shape of a voice, without its loudness
@@ -20,7 +20,8 @@ def make_sounds(context: Context, sound: Sound, count: int) -> dict[str, Float[n
     """Waveforms of a few swaps: who gives the voice, who the words, and the result.
 
     Whole recordings: s is the mean over the chunks of one, d comes from each chunk of the other.
-    ``reconstruction`` is the words with their own voice, from random noise too, to compare.
+    ``reconstruction`` is the words with their own voice, to compare. Both are decoded from the
+    start noise of the settings; sampled steps flicker, so ``zero`` is best listened to.
 
     Returns:
       By name: ``swap_0/voice``, ``swap_0/words``, ``swap_0/result``, ``swap_0/reconstruction``.
@@ -97,19 +98,29 @@ def _pairs(context: Context, places: list[np.ndarray], count: int) -> tuple[list
 
 
 def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray]) -> list[Clips]:
-    """Frames of all chunks of recordings, each with the mean s of another, from random noise."""
+    """Frames of all chunks of recordings, each with the mean s of another."""
     s, d = (
         np.asarray(part) for part in (context.test_factors.static, context.test_factors.dynamic)
     )
-    static = [
-        np.tile(s[voice].mean(0), (len(word), 1)) for voice, word in zip(voices, words, strict=True)
-    ]
-    chunks = np.concatenate(words)
-    rng, settings = np.random.default_rng(context.settings.seed), context.settings
+    pairs = list(zip(voices, words, strict=True))
+    static = [np.tile(s[voice].mean(0), (len(word), 1)) for voice, word in pairs]
+    # For a start from the voice's own noise: its chunks, over again where the words have more.
+    targets = np.concatenate([np.resize(voice, len(word)) for voice, word in pairs])
+    chunks, settings = np.concatenate(words), context.settings
+    start = make_start(
+        context.model,
+        settings.start,
+        context.test["x"][chunks].shape,
+        target=context.test_clips(targets),
+        donor=context.test_clips(chunks),
+        num_steps=settings.num_steps,
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+    )
     decoded = decode_factors(
         context.model,
         Factors(static=np.concatenate(static), dynamic=d[chunks]),
-        rng.standard_normal(context.test["x"][chunks].shape, dtype=np.float32),
+        start,
         num_steps=settings.num_steps,
         batch_size=settings.batch_size,
     )

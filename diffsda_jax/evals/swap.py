@@ -1,7 +1,7 @@
 """Interventions on the factors: swap, reconstruct, keep one factor only.
 
-All of them decode with noise drawn here, item by item, so the result depends on the seed and not
-on the batch size.
+What is decoded from noise takes noise drawn here, item by item, so the result depends on the seed
+and not on the batch size.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from diffsda_jax.evals.interface import (
 )
 from diffsda_jax.factors import Factors, mix
 
-STARTS = ("random", "target", "donor")
+STARTS = ("random", "zero", "target", "donor")
 _REPAIR_ROUNDS = 100
 
 
@@ -80,8 +80,9 @@ def make_start(
 
     Args:
       model: inverts clips to ``x_T`` for `target` and `donor`.
-      start: ``random`` (codes alone decide), ``target`` (``x_T`` of the clip that gives the
-        static factor) or ``donor`` (``x_T`` of the clip that gives the dynamics).
+      start: ``random`` (codes alone decide), ``zero`` (no noise: what is typical of the codes, for
+        steps that do not flicker against each other), ``target`` (``x_T`` of the clip that gives
+        the static factor) or ``donor`` (``x_T`` of the clip that gives the dynamics).
       shape: shape of the clips to sample.
       target: clips that give the static factor, their factors and lengths.
       donor: clips that give the dynamics, their factors and lengths.
@@ -94,6 +95,8 @@ def make_start(
     """
     if start not in STARTS:
         raise ValueError(f"start={start!r}; allowed are {', '.join(STARTS)}; choose one of them.")
+    if start == "zero":
+        return np.zeros(shape, np.float32)
     noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     if start == "random":
         return noise

@@ -141,6 +141,35 @@ def test_only_clips_of_the_trial_are_heard(speech):
     }
 
 
+class FromStart(VoiceOracle):
+    """Samples are what the start noise is; the noise of a clip is the clip."""
+
+    def sample(self, factors, start=None, num_steps=32, seed=0):
+        return start
+
+
+def test_sounds_start_from_what_the_settings_say(speech):
+    data, _ = speech
+
+    def heard(start):
+        case = context(FromStart(), data)
+        settings = EvalSettings(num_steps=2, batch_size=4, start=start)
+        return make_sounds(dataclasses.replace(case, settings=settings), SOUND, 6)
+
+    sounds = {start: heard(start) for start in ("random", "zero", "donor", "target")}
+    for number in range(6):
+        of = {
+            start: {name: some[f"swap_{number}/{name}"] for name in NAMES}
+            for start, some in sounds.items()
+        }
+        np.testing.assert_allclose(of["donor"]["result"], of["donor"]["words"], rtol=1e-4)
+        common = min(len(of["target"]["result"]), len(of["target"]["voice"]))
+        for name in ("result", "voice"):
+            of["target"][name] = of["target"][name][:common]
+        np.testing.assert_allclose(of["target"]["result"], of["target"]["voice"], rtol=1e-4)
+        assert np.ptp(of["zero"]["result"]) < 1e-9 and np.ptp(of["random"]["result"]) > 0.1
+
+
 def test_one_speaker_has_nobody_to_swap_with(speech):
     data, _ = speech
     trial = np.flatnonzero(data["static_label"] == 1)

@@ -83,12 +83,13 @@ def swap(model, x_static, x_dynamic, start, seed=0, batch_size=64, length=None):
     return context.decode(mixed, half, half + len(half))
 
 
-@pytest.mark.parametrize("start", ["random", "target", "donor"])
+@pytest.mark.parametrize("start", ["random", "zero", "target", "donor"])
 def test_swap_takes_each_factor_and_the_start_from_where_it_says(clips, start):
     x_static, x_dynamic = clips
     result = swap(Additive(), x_static, x_dynamic, start=start, seed=3)
     noise = np.random.default_rng(3).standard_normal(x_static.shape, np.float32)
-    begun = {"random": noise, "target": 100 * x_static, "donor": 100 * x_dynamic}[start]
+    begun = {"random": noise, "zero": 0 * noise, "target": x_static, "donor": x_dynamic}[start]
+    begun = begun * (100 if start in ("target", "donor") else 1)
     expected = x_static[:, :1] + x_dynamic - x_dynamic[:, :1] + begun
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
@@ -117,7 +118,7 @@ def test_padded_batches_cover_every_item_once():
 
 def test_unknown_start(clips):
     with pytest.raises(
-        ValueError, match="start: unknown value 'noise'; allowed are random, target, donor"
+        ValueError, match="start: unknown value 'noise'; allowed are random, zero, target, donor"
     ):
         swap(Additive(), *clips, start="noise")
 
