@@ -24,7 +24,7 @@ def _model_defaults() -> dict[str, Any]:
         "hidden_dim": 64,
         "recurrence": "lstm",  # lstm (paper, causal) | reference (released code)
         "dynamic_activation": "linear",  # linear | tanh (bounded, for loss.dynamic_noise)
-        "center_dynamic": False,  # take the mean over the steps out of d: it is left to s
+        "center_dynamic": False,  # read d from what changes over the steps only (series)
         "channels": 64,  # video: base width of the denoiser's U-Net
         "encoder_channels": 64,  # video: base width of the encoder's U-Net
         "encoder_pooling": False,  # video: adds features that do not depend on place

@@ -22,6 +22,8 @@ KINDS = ("video", "series")
 RECURRENCES = ("lstm", "reference")
 ACTIVATIONS = ("linear", "tanh")
 PRECISIONS = ("float32", "bfloat16")
+# Fields that only series know, and what they are for video.
+FOR_SERIES = {"encoder_sees_mask": False, "center_dynamic": False, "precision": "float32"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,9 @@ class ModelSpec:
       dynamic_activation: of the read-out of d: ``"linear"`` (paper and released code) or
         ``"tanh"``, which bounds d so that noise added to it in training (``loss.dynamic_noise``)
         limits what it can hold.
-      center_dynamic: the read-out of d has its mean over the steps of a sequence taken out, so
-        that what all steps share is left to s. Off in the paper and the released code.
+      center_dynamic: d is read from each sequence with its features' mean and spread over the steps
+        taken out, and is centred itself, so that what all steps share is left to s (series). d then
+        depends on the whole sequence. Off in the paper and the released code.
       channels: base width of the denoiser's U-Net, a multiple of 8 (video).
       encoder_channels: base width of the encoder's U-Net, a multiple of 8 (video).
       encoder_pooling: the encoder's U-Net also gives features that do not depend on where in the
@@ -118,18 +121,15 @@ class ModelSpec:
                 f"model.shape is {self.shape} for kind 'series'; it must be (features,). Frames "
                 "(H, W, C) need kind 'video'."
             )
-        if self.kind == "video" and self.encoder_sees_mask:
-            raise ValueError(
-                "model.encoder_sees_mask is True for kind 'video'; it is for series; set it False."
-            )
-        if self.kind == "video" and self.precision != "float32":
-            raise ValueError(
-                f"model.precision is {self.precision!r} for kind 'video'; it is for series; set it "
-                "to 'float32'."
-            )
 
     def _check_video(self):
-        """Checks what the U-Nets need of frame size and widths."""
+        """Checks what the U-Nets need of frame size and widths, and that they can do the rest."""
+        for field, off in FOR_SERIES.items():
+            if getattr(self, field) != off:
+                raise ValueError(
+                    f"model.{field} is {getattr(self, field)!r} for kind 'video'; it is for "
+                    f"series; set it to {off!r}."
+                )
         if len(self.shape) != 3:
             raise ValueError(f"model.shape is {self.shape} for kind 'video'; it must be (H, W, C).")
         if not self.channel_mults or min(self.channel_mults) < 1:

@@ -78,20 +78,34 @@ def test_half_precision_changes_little_and_keeps_the_parameters():
     assert found.dynamic.dtype == np.float32 and 0 < difference < 0.05
 
 
-def test_centred_dynamics_have_no_mean_and_keep_the_rest():
+def test_centred_dynamics_do_not_know_what_all_steps_share():
     spec = dataclasses.replace(SERIES, center_dynamic=True)
-    variables = init_variables(spec, jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), (2, 5, 3))
-    length = jnp.array([3, 5])
-    found, plain = (
-        make_model(s).apply(variables, x, length, method="encode") for s in (spec, SERIES)
-    )
-    np.testing.assert_allclose(found.dynamic[0, :3].mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(found.dynamic[1].mean(0), 0, atol=1e-6)
+    model, variables = make_model(spec), init_variables(spec, jax.random.key(0))
+    rng, length = np.random.default_rng(1), jnp.array([4, 5])
+    x = 5 * rng.standard_normal((2, 5, 3)).astype(np.float32)
+    mask = np.ones((2, 5, 3), bool)
+    mask[:, 1, 0] = mask[1, 4] = False
+    real = mask & (np.arange(5)[None, :] < np.asarray(length)[:, None])[:, :, None]
+
+    @jax.jit
+    def encode(x):
+        factors = model.apply(variables, x, length, jnp.asarray(mask), method="encode")
+        return factors.static, jnp.concatenate([factors.dynamic[0, :4], factors.dynamic[1]])
+
+    static, dynamic = encode(x)
+    np.testing.assert_allclose(dynamic[:4].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(dynamic[4:].mean(0), 0, atol=1e-6)
+    # A level and a gain of each sensor: s sees them, d does not but for the least spread.
+    level = rng.standard_normal((2, 1, 3)).astype(np.float32)
+    for moved, tolerance in ((x + level, 1e-5), (20 * x, 2e-3)):
+        s, d = encode(moved)
+        np.testing.assert_allclose(d, dynamic, atol=tolerance)
+        assert np.abs(s - static).max() > 0.05
+    # What was not observed or is padding is not in d, the order of steps is.
     np.testing.assert_allclose(
-        np.diff(found.dynamic, axis=1), np.diff(plain.dynamic, axis=1), atol=1e-6
+        encode(np.where(real, x, 9).astype(np.float32))[1], dynamic, atol=1e-6
     )
-    np.testing.assert_array_equal(found.static, plain.static)
+    assert np.abs(encode(x[:, ::-1])[1] - dynamic).max() > 0.01
 
 
 def test_encoder_is_told_what_is_missing_and_reads_nothing_there():

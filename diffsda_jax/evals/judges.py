@@ -40,22 +40,24 @@ class PatchConv(nn.Module):
       features: output channels.
       kernel: side of the window, odd, along each axis between the first and the last.
       stride: step of the window along each of these axes.
+      dilation: distance of the places that a window reads.
     """
 
     features: int
     kernel: int
     stride: int = 1
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "N *places C"]) -> Float[Array, "N *reduced K"]:
         """Convolve over the axes between the first and the last."""
         places = x.shape[1:-1]
-        half = self.kernel // 2
+        half = self.kernel // 2 * self.dilation
         padded = jnp.pad(x, [(0, 0), *[(half, half)] * len(places), (0, 0)])
         shifted = []
         for offset in itertools.product(range(self.kernel), repeat=len(places)):
             window = tuple(
-                slice(first, first + size, self.stride)
+                slice(self.dilation * first, self.dilation * first + size, self.stride)
                 for first, size in zip(offset, places, strict=True)
             )
             shifted.append(padded[(slice(None), *window)])
@@ -63,7 +65,11 @@ class PatchConv(nn.Module):
 
 
 class SeriesTrunk(nn.Module):
-    """Temporal convolutions over steps; padding steps are zeroed before each of them."""
+    """Temporal convolutions over steps; padding steps are zeroed before each of them.
+
+    Wider and wider ones follow until a step knows the whole sequence: what comes first and what
+    last may be all that a label says.
+    """
 
     width: int
 
@@ -71,13 +77,21 @@ class SeriesTrunk(nn.Module):
     def __call__(
         self, x: Float[Array, "B V F"], valid: Bool[Array, "B V"]
     ) -> Float[Array, "B V K"]:
-        """Features of each step that know its neighbours."""
+        """Features of each step that know the others."""
         keep = valid[..., None]
         hidden = nn.silu(nn.LayerNorm()(nn.Dense(self.width)(x)))
-        for _ in range(2):
-            update = PatchConv(self.width, 5)(jnp.where(keep, hidden, 0.0))
+        for dilation in _dilations(x.shape[1]):
+            update = PatchConv(self.width, 5, dilation=dilation)(jnp.where(keep, hidden, 0.0))
             hidden = hidden + nn.silu(nn.LayerNorm()(update))
         return hidden
+
+
+def _dilations(num_steps: int) -> list[int]:
+    """Of windows of 5 places: 1 and 1, then 4 times as far until all steps are within reach."""
+    dilations = [1, 1]
+    while 1 + 4 * sum(dilations) < num_steps:
+        dilations.append(4 * dilations[-1])
+    return dilations
 
 
 class JudgeNet(nn.Module):

@@ -200,20 +200,6 @@ class TanhRNN(nn.Module):
         return outputs
 
 
-def center_over_steps(
-    h: Float[Array, "B V H"], length: Int[Array, "B"] | None
-) -> Float[Array, "B V H"]:
-    """Takes the mean over a sequence's real steps out of every channel.
-
-    References:
-      Chou et al. 2019 (AdaIN-VC), who normalise over time what the content of speech is read from,
-      so that it does not tell the speaker.
-    """
-    real = valid_steps(length, *h.shape[:2]).T[:, :, None]
-    mean = jnp.where(real, h, 0.0).sum(1, keepdims=True) / real.sum(1, keepdims=True)
-    return h - mean
-
-
 class Recurrence(nn.Module):
     """From the features of every step to what the two factors are read from.
 

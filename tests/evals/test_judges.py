@@ -50,6 +50,20 @@ def test_padding_and_unobserved_values_are_not_seen(speaker_judge):
     )
 
 
+def test_a_judge_learns_what_only_the_order_of_far_steps_tells():
+    def clips(count, seed):
+        rng = np.random.default_rng(seed)
+        label = rng.integers(0, 2, count)
+        x = 0.1 * rng.standard_normal((count, 40, 2)).astype(np.float32)
+        early, late = rng.integers(0, 12, count), rng.integers(28, 40, count)
+        x[np.arange(count), early, label] += 1
+        x[np.arange(count), late, 1 - label] += 1
+        return {"x": x, "dynamic_label": label}
+
+    judge = train_judge(**clips(256, 0), num_steps=300, width=16)
+    assert judge.accuracy(clips(200, 1))["dynamic_accuracy_percent"] > 90.0
+
+
 def test_the_seed_decides_the_judge():
     train = {name: values[:40] for name, values in vowels("train").items()}
     first, again, other = (
@@ -79,14 +93,20 @@ def test_digit_judge_is_nearly_perfect_on_new_scans():
     assert accuracy["static_accuracy_percent"] > 94.0
 
 
-def test_patch_convolution_is_a_convolution():
+@pytest.mark.parametrize(("stride", "dilation"), [(2, 1), (1, 3)])
+def test_patch_convolution_is_a_convolution(stride, dilation):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 8, 8, 3)), jnp.float32)
-    layer = PatchConv(features=4, kernel=3, stride=2)
+    layer = PatchConv(features=4, kernel=3, stride=stride, dilation=dilation)
     params = layer.init(jax.random.key(0), x)
     kernel = params["params"]["Dense_0"]["kernel"].reshape(3, 3, 3, 4)
     expected = jax.lax.conv_general_dilated(
-        x, kernel, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        [(dilation, dilation)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     np.testing.assert_allclose(layer.apply(params, x), expected, atol=1e-5)
 

@@ -3,13 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffsda_jax.nets.recurrence import (
-    LSTM,
-    Recurrence,
-    TanhRNN,
-    center_over_steps,
-    valid_steps,
-)
+from diffsda_jax.nets.recurrence import LSTM, Recurrence, TanhRNN, valid_steps
 
 
 def sigmoid(x):
@@ -85,13 +79,6 @@ def test_gradient_of_the_recurrence_equals_that_of_a_plain_loop(x, reverse):
     found = jax.grad(loss, (0, 1))(params, x)
     expected = jax.grad(loss_by_hand, (0, 1))(params, x, LENGTHS, reverse, weights)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
-
-
-def test_centring_takes_out_the_mean_of_real_steps_only(x):
-    centred = center_over_steps(x, jnp.asarray(LENGTHS))
-    for i, length in enumerate(LENGTHS):
-        np.testing.assert_allclose(centred[i], x[i] - x[i, :length].mean(0)[None], atol=1e-6)
-    np.testing.assert_allclose(center_over_steps(x, None).mean(1), 0, atol=1e-6)
 
 
 def test_rnn_equals_its_plain_loop_twin(x):
