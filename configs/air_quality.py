@@ -23,6 +23,7 @@ def get_config(variant="default"):
     config.model.hidden_dim = 512
     config.model.width = 256
     config.model.encoder_width = 128
+    config.model.precision = "bfloat16"
     config.loss.noise_draws = 10
     config.train.batch_size = 10
     config.train.num_steps = 7_500

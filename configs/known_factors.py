@@ -3,7 +3,11 @@
 Source: generated; where and when is static, the weather of each step is dynamic. Variant, after a
 colon: `reference` is the same with the released code's recurrence and no bottleneck on d.
 Command: python -m diffsda_jax.main --config=configs/known_factors.py --workdir=runs/known_factors
-Result: not measured yet.
+Result (one seed, 8 minutes on one CPU core that shared its machine): 200 swaps keep the station in
+100 % and the order of the weather in 100 % (judge: 100 % on real series); distance from the true
+swap 0.052 of the variance (a donor given back: 0.91 and 1.26). `reference`: 40 %, 100 % and 0.455,
+because its d, free to hold anything, tells the station too (linear probe on its mean 94 %; here
+24 %, chance 8 %).
 """
 
 from diffsda_jax.config import check_variant, default_config, source_config
@@ -23,8 +27,8 @@ def get_config(variant="default"):
     config.optimizer.learning_rate = 1e-3
     config.optimizer.ema_half_life_examples = 5_000.0
     config.train.batch_size = 32
-    config.train.num_steps = 2_000
-    config.train.checkpoint_every_steps = 500
+    config.train.num_steps = 1_200
+    config.train.checkpoint_every_steps = 300
     config.eval.num_steps = 16
     config.eval.parts = (
         "reconstruction",

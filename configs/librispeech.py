@@ -20,7 +20,7 @@ noise. Bounded, noisy d and noise on the encoder's input are not the paper's.
 
 from diffsda_jax.config import check_variant, default_config, source_config, use_reference_form
 
-VARIANTS = ("default", "reference", "espeak", "espeak_reference")
+VARIANTS = ("default", "reference", "espeak", "espeak_wide", "espeak_reference")
 
 
 def get_config(variant="default"):
@@ -40,22 +40,26 @@ def get_config(variant="default"):
     config.train.checkpoint_every_steps = 10_000
     config.eval.num_clips = 30_000
     config.eval.parts = ("reconstruction", "swap", "judge", "verification", "utterances")
-    if variant == "reference":
-        use_reference_form(config)
-    if variant == "espeak_reference":
-        config.model.recurrence = "reference"
     if variant.startswith("espeak"):
         config.model.hidden_dim = 64
         config.model.width = 64
         config.model.encoder_width = 32
-        config.model.dynamic_activation = "tanh"
-        config.loss.dynamic_noise = 1.0
-        config.loss.encoder_noise = 0.4
         config.optimizer.warmup_steps = 50
         config.train.batch_size = 32
-        config.train.num_steps = 2_000
-        config.train.checkpoint_every_steps = 250
+        config.train.num_steps = 1_200
+        config.train.checkpoint_every_steps = 200
         config.eval.num_steps = 16
         config.eval.num_swaps = 100
         config.eval.num_train_clips = 1_500
+        config.eval.start = "zero"
+    if variant.endswith("reference"):
+        use_reference_form(config)
+    elif variant.startswith("espeak"):
+        wide = variant == "espeak_wide"
+        config.model.dynamic_dim = 8 if wide else 2
+        config.model.dynamic_activation = "tanh"
+        config.model.center_dynamic = True
+        config.model.precision = "bfloat16"
+        config.loss.dynamic_noise = 0.7 if wide else 1.0
+        config.loss.encoder_noise = 0.3 if wide else 0.4
     return config

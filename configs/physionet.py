@@ -24,6 +24,7 @@ def get_config(variant="default"):
     config.model.hidden_dim = 96
     config.model.width = 256
     config.model.encoder_width = 96
+    config.model.precision = "bfloat16"
     config.loss.noise_draws = 10
     config.optimizer.learning_rate = 5e-5
     config.train.batch_size = 30

@@ -123,8 +123,9 @@ def default_config() -> ConfigDict:
 
 
 def use_reference_form(config: ConfigDict) -> None:
-    """Sets what the released code does otherwise: recurrence, schedule, raw weights, metrics."""
+    """Sets what the released code does otherwise, from recurrence and precision to metrics."""
     config.model.recurrence = "reference"
+    config.model.precision = "float32"
     config.model.encoder_sees_mask = False
     config.optimizer.schedule = "reference"
     config.optimizer.ema_half_life_examples = 0.0
