@@ -10,10 +10,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "DiffSDA": "diffsda_jax.pipeline",
     "Factors": "diffsda_jax.factors",
+    "FirstStage": "diffsda_jax.first_stage_api",
     "mix": "diffsda_jax.factors",
 }
 
-__all__ = ["DiffSDA", "Factors", "__version__", "mix"]
+__all__ = ["DiffSDA", "Factors", "FirstStage", "__version__", "mix"]
 
 
 def __getattr__(name: str):

@@ -17,8 +17,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(
         prog="python -m diffsda_jax.convert",
-        description="Converts released weights (video, audio and series classes) to a checkpoint "
-        "that restores like a trained one. Needs no torch and runs nothing of the file.",
+        description="Converts released weights (video, audio and series classes, and latent "
+        "diffusion's frame autoencoders VQModel and AutoencoderKL) to a checkpoint that restores "
+        "like a trained one. Needs no torch and runs nothing of the file.",
         allow_abbrev=False,
     )
     parser.add_argument("--checkpoint", required=True, help=".pth, .pt or .npz with the state dict")
@@ -77,8 +78,8 @@ def convert(options: argparse.Namespace) -> str:
     Raises:
       ValueError, OSError: one line that says what is wrong.
     """
-    from diffsda_jax.convert.infer_spec import FIXED, FIXED_ALWAYS, RELEASED
     from diffsda_jax.convert.weights import ConversionError, convert_file
+    from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
     from diffsda_jax.train.checkpoint import save_converted
 
     try:
@@ -87,15 +88,33 @@ def convert(options: argparse.Namespace) -> str:
         print(error.report.summary(), file=sys.stderr)
         raise
     spec, key_report, meta = converted.spec, converted.report, {}
+    first_stage = isinstance(spec, FirstStageSpec)
     if options.config is not None:
+        if first_stage:
+            raise ValueError(
+                f"--config is {options.config!r}, but the file holds a frame autoencoder "
+                f"({key_report.classes}), about which configurations say nothing; leave it out."
+            )
         spec, key_report, meta["config"] = _apply_config(options.config, spec, key_report)
     source = {**converted.source, "classes": key_report.classes}
-    meta |= {"step": 0, "model": spec.to_dict(), "source": source}
+    name = META_KEY if first_stage else "model"
+    meta |= {"step": 0, name: spec.to_dict(), "source": source}
     folder = save_converted(options.out, converted.variables, meta)
     path = key_report.save(options.out)
-    fields = (*FIXED_ALWAYS, *RELEASED, *FIXED[spec.kind])
-    values = ", ".join(f"{name}={getattr(spec, name)!r}" for name in fields)
-    return f"{key_report.summary()}\nmodel: {values}\ncheckpoint: {folder}\nreport: {path}"
+    return (
+        f"{key_report.summary()}\n{name}: {_describe(spec)}\ncheckpoint: {folder}\nreport: {path}"
+    )
+
+
+def _describe(spec: Any) -> str:
+    """The fields that the file fixes, and their values."""
+    from diffsda_jax.convert.infer_spec import FIXED, FIXED_ALWAYS, RELEASED
+    from diffsda_jax.model import ModelSpec
+
+    fields = spec.to_dict()
+    if isinstance(spec, ModelSpec):
+        fields = (*FIXED_ALWAYS, *RELEASED, *FIXED[spec.kind])
+    return ", ".join(f"{name}={getattr(spec, name)!r}" for name in fields)
 
 
 def main(arguments: list[str] | None = None) -> int:

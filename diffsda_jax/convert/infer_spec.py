@@ -38,10 +38,11 @@ RELEASED = {
 }
 
 
-class _Reader:
+class Reader:
     """Looks up sizes and says which key is needed for what when it is not there."""
 
     def __init__(self, shapes: Shapes):
+        """Takes key -> shape."""
         self.shapes = shapes
 
     def size(self, key: str, axis: int, rank: int, what: str) -> int:
@@ -73,8 +74,9 @@ def infer_kind(shapes: Shapes) -> str:
     some = ", ".join(map(repr, list(shapes)[:3])) or "none"
     raise ValueError(
         f"The {len(shapes)} keys (first ones: {some}) are those of no known class; known: "
-        f"{CLASSES['video']} ('backbone.downblocks...') and {CLASSES['series']} "
-        "('backbone.layers...')."
+        f"{CLASSES['video']} ('backbone.downblocks...'), {CLASSES['series']} "
+        "('backbone.layers...'), and the autoencoders VQModel and AutoencoderKL "
+        "('encoder.down...')."
     )
 
 
@@ -92,7 +94,7 @@ def infer_spec(shapes: Shapes, frame_size: tuple[int, int] | None = None) -> Mod
       ValueError: an unknown class, a key without which a size is not known, or sizes that
         contradict each other.
     """
-    reader, kind = _Reader(shapes), infer_kind(shapes)
+    reader, kind = Reader(shapes), infer_kind(shapes)
     lstm = "encoder.lstm" if kind == "video" else "encoder.z_lstm"
     factors = {
         "static_dim": reader.size("encoder.fc_s.weight", 0, 2, "static_dim"),
@@ -119,7 +121,7 @@ def infer_spec(shapes: Shapes, frame_size: tuple[int, int] | None = None) -> Mod
     return ModelSpec(kind=kind, shape=shape, **RELEASED, **factors, **_video_fields(reader))
 
 
-def _series_fields(reader: _Reader) -> dict[str, Any]:
+def _series_fields(reader: Reader) -> dict[str, Any]:
     """Shape and widths of the per-step MLPs."""
     features = reader.size("backbone.layers.0.linear.weight", 1, 2, "the number of features")
     fields: dict[str, Any] = {"shape": (features,)}
@@ -131,7 +133,7 @@ def _series_fields(reader: _Reader) -> dict[str, Any]:
                 f"multiple of {WIDTH_FACTOR}."
             )
         fields[field] = hidden // WIDTH_FACTOR
-        layers = _indices(reader.shapes, f"{network}.layers", "linear")
+        layers = indices(reader.shapes, f"{network}.layers", "linear")
         if max(layers) >= NUM_LAYERS:
             raise ValueError(
                 f"The {network} has a layer {max(layers)}; the networks here have {NUM_LAYERS} "
@@ -140,7 +142,7 @@ def _series_fields(reader: _Reader) -> dict[str, Any]:
     return fields
 
 
-def _video_fields(reader: _Reader) -> dict[str, Any]:
+def _video_fields(reader: Reader) -> dict[str, Any]:
     """Widths, levels and attention of the two U-Nets, which must agree."""
     fields: dict[str, Any] = {}
     for network, field in (("backbone", "channels"), ("encoder", "encoder_channels")):
@@ -158,17 +160,17 @@ def _video_fields(reader: _Reader) -> dict[str, Any]:
                 "encoder; both networks must have the same levels."
             )
     stride = BLOCKS_DOWN + 1
-    indices = [_indices(reader.shapes, f"{n}.downblocks", "attn") for n in ("backbone", "encoder")]
-    fields["attention_levels"] = tuple(sorted({i // stride for found in indices for i in found}))
+    found = [indices(reader.shapes, f"{n}.downblocks", "attn") for n in ("backbone", "encoder")]
+    fields["attention_levels"] = tuple(sorted({i // stride for blocks in found for i in blocks}))
     return fields
 
 
-def _channel_mults(reader: _Reader, network: str, channels: int) -> tuple[int, ...]:
+def _channel_mults(reader: Reader, network: str, channels: int) -> tuple[int, ...]:
     """Width of each level as a multiple of ``channels``."""
     stride, side = BLOCKS_DOWN + 1, f"{network}.downblocks"
-    levels = 1 + max(_indices(reader.shapes, side, "block1"), default=0) // stride
+    levels = 1 + max(indices(reader.shapes, side, "block1"), default=0) // stride
     expected = [level * stride + BLOCKS_DOWN for level in range(levels - 1)]
-    if (resampling := _indices(reader.shapes, side, "main")) != expected:
+    if (resampling := indices(reader.shapes, side, "main")) != expected:
         raise ValueError(
             f"{side} has downsampling at {resampling}, expected at {expected}: only U-Nets with "
             f"{BLOCKS_DOWN} residual blocks a level can be converted."
@@ -186,7 +188,7 @@ def _channel_mults(reader: _Reader, network: str, channels: int) -> tuple[int, .
     return tuple(mults)
 
 
-def _indices(shapes: Shapes, prefix: str, part: str) -> list[int]:
+def indices(shapes: Shapes, prefix: str, part: str) -> list[int]:
     """Sorted i for which a key ``<prefix>.<i>.<part>.`` exists."""
     pattern = re.compile(rf"{re.escape(prefix)}\.(\d+)\.{part}\.")
     return sorted({int(match[1]) for key in shapes if (match := pattern.match(key))})

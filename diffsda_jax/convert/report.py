@@ -9,9 +9,10 @@ from typing import Any
 
 FILE_NAME = "conversion_report.json"
 
-MAPPED, UNUSED, ALIAS, DIFFERS, UNEXPECTED, MISSING = (
+MAPPED, UNUSED, SKIPPED, ALIAS, DIFFERS, UNEXPECTED, MISSING = (
     "mapped",
     "unused",
+    "skipped",
     "alias",
     "alias differs",
     "unexpected",
@@ -20,12 +21,14 @@ MAPPED, UNUSED, ALIAS, DIFFERS, UNEXPECTED, MISSING = (
 MEANINGS = {
     MAPPED: "became a variable",
     UNUSED: "cross-attention, which the forward pass never reads",
+    SKIPPED: "of the training alone (loss, discriminator, averages), left out",
     ALIAS: "second name of a mapped tensor, equal to it",
     DIFFERS: "second name of a mapped tensor, NOT equal to it",
     UNEXPECTED: "unknown, left out",
     MISSING: "needed, not in the file",
 }
 ERRORS = (DIFFERS, MISSING)
+_RARE = (SKIPPED, DIFFERS)  # not in the table if there are none
 _LISTED = 20  # keys of one kind that the summary prints
 
 
@@ -92,10 +95,10 @@ class Report:
         lines += [f"  note: {note}" for note in self.notes]
         lines.append(f"  {'status':14}{'keys':>6}{'values':>14}  meaning")
         for status, count in self.counts().items():
-            if count or status not in (DIFFERS,):
+            if count or status not in _RARE:
                 values = sum(math.prod(e.shape) for e in self.of(status) if e.shape is not None)
                 lines.append(f"  {status:14}{count:>6}{values:>14,}  {MEANINGS[status]}")
-        for status in (*ERRORS, UNEXPECTED):
+        for status in (*ERRORS, UNEXPECTED, SKIPPED):
             entries = self.of(status)
             for entry in entries[:_LISTED]:
                 shape = "" if entry.shape is None else f" {entry.shape}"

@@ -173,6 +173,8 @@ _ADMITTED = {
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("torch", "Size"): _Size(),
+    # Lightning keeps what this callback noted under its class; here that is a text, not callable.
+    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"): "ModelCheckpoint",
     **{("torch", name): _StorageType(dtype) for name, dtype in STORAGES.items()},
 }
 

@@ -2,16 +2,19 @@
 
 import dataclasses
 import hashlib
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from diffsda_jax.convert import mapping, report
-from diffsda_jax.convert.infer_spec import CLASSES, infer_spec
+from diffsda_jax.convert import first_stage, mapping, report
+from diffsda_jax.convert.infer_spec import CLASSES, Shapes, infer_spec
 from diffsda_jax.convert.report import KeyEntry, Report
 from diffsda_jax.convert.torch_file import StateDict, load_state_dict
+from diffsda_jax.first_stage import nets as first_stage_nets
+from diffsda_jax.first_stage.spec import FirstStageSpec
 from diffsda_jax.model import ModelSpec, variable_shapes
 
 _NAMED = 3  # keys that an error names
@@ -28,25 +31,43 @@ class ConversionError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """A converted model.
+    """A converted model or frame autoencoder.
 
     Attributes:
-      variables: ``{"params": ..., "constants": ...}``, float32 numpy arrays.
+      variables: ``{"params": ...}`` and for models ``"constants"``, float32 numpy arrays.
       spec: the description that was read from the shapes.
       report: what became of every key.
       source: name of the file and its SHA-256, ``{"file": ..., "sha256": ...}``.
     """
 
     variables: dict[str, Any]
-    spec: ModelSpec
+    spec: ModelSpec | FirstStageSpec
     report: Report
     source: dict[str, str]
+
+
+class _Target(NamedTuple):
+    """What a state dict is converted to.
+
+    Attributes:
+      spec: the description that was read from the shapes.
+      classes: the released classes that have these keys.
+      rules: one for every variable.
+      shapes: tree of the variables' shapes.
+      left_out: status in the report of the keys that need not be variables, and their pattern.
+    """
+
+    spec: ModelSpec | FirstStageSpec
+    classes: str
+    rules: list[mapping.Rule]
+    shapes: dict[str, Any]
+    left_out: tuple[str, re.Pattern]
 
 
 def convert_file(
     path: str | Path, frame_size: tuple[int, int] | None = None, entry: str | None = None
 ) -> Converted:
-    """Converts a ``.pth``/``.pt`` or ``.npz`` file of a released class.
+    """Converts a ``.pth``/``.pt`` or ``.npz`` file of a released class or autoencoder.
 
     Args:
       path: the file.
@@ -80,17 +101,14 @@ def convert_state_dict(
     """
     tensors = state.tensors
     try:
-        spec = infer_spec({key: value.shape for key, value in tensors.items()}, frame_size)
+        target = _target({key: value.shape for key, value in tensors.items()}, frame_size)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    model_rules = mapping.rules(spec)
-    key_report = Report(
-        name, CLASSES[spec.kind], tuple(_entries(state, model_rules)), _notes(state)
-    )
-    _refuse_errors(key_report, len(model_rules))
-    shapes = _variable_shapes(spec)
+    key_report = Report(name, target.classes, tuple(_entries(state, target)), _notes(state))
+    _refuse_errors(key_report, len(target.rules))
+    shapes = _by_path(target.shapes)
     variables: dict[str, Any] = {}
-    for rule in model_rules:
+    for rule in target.rules:
         key = rule.key if rule.key in tensors else rule.alias
         node = variables
         for part in rule.path[:-1]:
@@ -98,14 +116,32 @@ def convert_state_dict(
         node[rule.path[-1]] = _variable(name, key, tensors[key], rule, shapes.pop(rule.path))
     if shapes:
         raise AssertionError(f"no rule fills {sorted(shapes)}")
-    return Converted(variables, spec, key_report, {"file": name})
+    return Converted(variables, target.spec, key_report, {"file": name})
 
 
-def _entries(state: StateDict, model_rules: list[mapping.Rule]):
+def _target(shapes: Shapes, frame_size: tuple[int, int] | None) -> _Target:
+    """What the names and shapes of a state dict say that it is."""
+    if not first_stage.recognises(shapes):
+        spec = infer_spec(shapes, frame_size)
+        variables, left_out = variable_shapes(spec), (report.UNUSED, mapping.UNUSED)
+        return _Target(spec, CLASSES[spec.kind], mapping.rules(spec), variables, left_out)
+    if frame_size is not None:
+        raise ValueError(
+            f"frame_size is {frame_size}, but the state dict is of a frame autoencoder, which "
+            "takes frames of any size; leave it out."
+        )
+    spec = first_stage.infer_spec(shapes)
+    variables = first_stage_nets.variable_shapes(spec)
+    left_out = report.SKIPPED, first_stage.TRAINING_ONLY
+    classes = first_stage.CLASSES[spec.kind]
+    return _Target(spec, classes, first_stage.rules(spec), variables, left_out)
+
+
+def _entries(state: StateDict, target: _Target):
     """One report entry for each key, in the order of the file, then the missing ones."""
-    tensors = state.tensors
-    by_key = {rule.key: rule for rule in model_rules}
-    by_alias = {rule.alias: rule for rule in model_rules if rule.alias}
+    tensors, (left_out, left_out_keys) = state.tensors, target.left_out
+    by_key = {rule.key: rule for rule in target.rules}
+    by_alias = {rule.alias: rule for rule in target.rules if rule.alias}
     for key, value in tensors.items():
         dtype = "bfloat16" if key in state.bfloat16 else str(value.dtype)
         shape = tuple(value.shape)
@@ -118,13 +154,13 @@ def _entries(state: StateDict, model_rules: list[mapping.Rule]):
             same = np.array_equal(value, tensors[first], equal_nan=True)
             status = report.ALIAS if same else report.DIFFERS
             yield KeyEntry(key, status, shape, dtype, first)
-        elif mapping.UNUSED.match(key):
-            yield KeyEntry(key, report.UNUSED, shape, dtype)
+        elif left_out_keys.match(key):
+            yield KeyEntry(key, left_out, shape, dtype)
         else:
             yield KeyEntry(key, report.UNEXPECTED, shape, dtype)
     for key in state.other_keys:
         yield KeyEntry(key, report.UNEXPECTED, note="not a tensor")
-    for rule in model_rules:
+    for rule in target.rules:
         if rule.key not in tensors and rule.alias not in tensors:
             yield KeyEntry(rule.key, report.MISSING, target="/".join(rule.path))
 
@@ -166,9 +202,9 @@ def _refuse_errors(key_report: Report, total: int):
         )
 
 
-def _variable_shapes(spec: ModelSpec) -> dict[mapping.Path, tuple[int, ...]]:
-    """Path -> shape of every variable of the model; traces it, computes nothing."""
-    leaves = jax.tree_util.tree_flatten_with_path(variable_shapes(spec))[0]
+def _by_path(shapes: dict[str, Any]) -> dict[mapping.Path, tuple[int, ...]]:
+    """Path -> shape of every variable."""
+    leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
     return {tuple(part.key for part in path): leaf.shape for path, leaf in leaves}
 
 

@@ -15,6 +15,7 @@ SCALES = {
     "norm_bias": lambda z: 0.1 * z,
     "norm_weight": lambda z: 1 + 0.1 * z,
     "buffer": lambda z: 16 * z,
+    "embedding": lambda z: 0.5 * z,
 }
 
 
