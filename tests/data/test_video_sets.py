@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffsda_jax.data.pipeline import load_arrays
 from diffsda_jax.data.sources import make_source
 from diffsda_jax.data.sources.video_sets import EXPRESSIONS, ColorJitter
+from diffsda_jax.data.transforms import Normalizer
 
 RNG = np.random.default_rng(0)
 
@@ -66,10 +68,42 @@ def test_taichi_repeats_flips_and_jitters_in_training_only(tmp_path):
     assert all(np.ptp(x, axis=0).max() == 0 for x in drawn)  # one change for the whole clip
     plain = test.load(0, rng)["x"]
     assert plain.shape == (10, 16, 16, 3) and plain[0, 0, 0, 0] == pytest.approx(200 / 127.5 - 1)
-    kept = make_source("taichi", "train", augment=False, **options).load(3, rng)["x"]
-    np.testing.assert_array_equal(kept, plain)
-    with pytest.raises(ValueError, match="repeats=0"):
-        make_source("taichi", "train", repeats=0, **options)
+    same = make_source("taichi", "train", flip=False, color_jitter=0.0, **options)
+    np.testing.assert_array_equal(same.load(3, rng)["x"], plain)
+    flipped = make_source("taichi", "train", color_jitter=0.0, **options)
+    sides = [flipped.load(index, rng)["x"] for index in range(20)]
+    for x in sides:
+        np.testing.assert_array_equal(x[:, :, ::-1] if x[0, 0, 0, 0] < 0 else x, plain)
+    assert len({float(x[0, 0, 0, 0]) for x in sides}) == 2
+    jittered = make_source("taichi", "train", flip=False, color_jitter=0.3, **options)
+    drawn = [jittered.load(index, rng)["x"] for index in range(20)]
+    assert all(x[:, :, :7].mean() > x[:, :, 9:].mean() for x in drawn)
+    assert len({source.fingerprint() for source in (train, same, flipped, jittered)}) == 4
+    for option in ({"repeats": 0}, {"color_jitter": 0.6}, {"color_jitter": -0.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(option))}=.* of source 'taichi': use"):
+            make_source("taichi", "train", **option, **options)
+
+
+@pytest.mark.parametrize("name", ["mug", "taichi"])
+def test_empty_and_broken_clips_are_counted(tmp_path, write_frames, name):
+    folder = tmp_path / "test" / ("3" if name == "mug" else "")
+    names = [f"user{person:03d}_take000_00" for person in range(5)]
+    for clip in names:
+        write_frames(folder / clip, 40, ".jpg", (20, 20))
+    (folder / "user007_take000_00").mkdir()
+    (folder / "user007_take000_00" / "Thumbs.db").write_bytes(b"odd")
+    (folder / ".hidden").mkdir()
+    torn = folder / names[1] / "frame_0.jpg"
+    torn.write_bytes(torn.read_bytes()[:-50])
+    empty = f"test/{'3/' if name == 'mug' else ''}user007_take000_00"
+    with pytest.raises(ValueError, match=rf"1 of 6 items .*{empty} \(holds no frames\)"):
+        make_source(name, "test", root=str(tmp_path), length=10)
+    options = {"root": str(tmp_path), "length": 10, "size": 8, "max_skipped_share": 0.4}
+    source = make_source(name, "test", **options)
+    arrays = load_arrays(source, length=10, normalizer=Normalizer())
+    assert len(arrays["x"]) == 4 and source.num_items() == 6
+    assert list(source.skipped.values())[0] == "holds no frames"
+    assert "cannot be decoded" in list(source.skipped.values())[1]
 
 
 def test_taichi_stride(tmp_path, write_frames, numbers_of):

@@ -45,6 +45,8 @@ SOURCES: Mapping[str, type[Source]] = _Registry(
         "video_folder": ("video_folder", "VideoFolder"),
         "mug": ("video_sets", "Mug"),
         "taichi": ("video_sets", "TaiChi"),
+        "voxceleb1": ("face_sets", "VoxCeleb1"),
+        "celebv_hq": ("face_sets", "CelebVHQ"),
         "csv": ("csv_table", "CsvTable"),
         "timit": ("speech_sets", "Timit"),
         "librispeech": ("speech_sets", "LibriSpeech"),

@@ -1,6 +1,7 @@
 """Published video sets with a layout of their own: MUG and TaiChi-HD."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,35 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from diffsda_jax.data import video_io
 from diffsda_jax.data.sources.base import ElementSpec, label_ids
 from diffsda_jax.data.sources.video_folder import Clip, VideoFolder
 
 EXPRESSIONS = ("anger", "disgust", "happiness", "fear", "sadness", "surprise")
 _MUG_CLIP = re.compile(r"(.+?)_take.*", re.IGNORECASE)
 _MUG_LONG = 30  # frames; longer clips are read with stride 2
-_JITTER = 0.1  # largest relative change of brightness, contrast and saturation
-_HUE_JITTER = 0.1  # largest change of hue, in turns
+_JITTER = 0.1  # strength of the colour jitter
+
+
+def empty_folders(folder: Path) -> list[Path]:
+    """Folders under a folder in which a clip is missing: no folders, images or videos in them.
+
+    Hidden ones are left out.
+    """
+    suffixes = video_io.IMAGE_SUFFIXES + video_io.VIDEO_SUFFIXES
+    empty = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        shown = (name for name in files if not name.startswith("."))
+        if not folders and not any(Path(name).suffix.lower() in suffixes for name in shown):
+            empty.append(Path(place))
+    return empty
 
 
 class _GivenSplits(VideoFolder):
-    """A set whose splits are the folders `train/` and `test/`."""
+    """A set whose splits are the folders `train/` and `test/`; empty clips count as skipped."""
+
+    _num_empty = 0
 
     def _find(self, root: Path, test_share: float) -> dict[str, list[Clip]]:
         if not (root / self.split).is_dir():
@@ -27,7 +45,15 @@ class _GivenSplits(VideoFolder):
                 f"folder {root / self.split} of source {self.name!r} is missing; expected there: "
                 f"{self.expected}; set root to the folder that holds train/ and test/"
             )
-        return super()._find(root, test_share)
+        found = super()._find(root, test_share)
+        for folder in empty_folders(root / self.split):
+            self.skip(folder.relative_to(root).as_posix(), "holds no frames", check=False)
+        self._num_empty = len(self.skipped)
+        return found
+
+    def num_items(self) -> int:
+        """Number of clips, the skipped and the empty ones too."""
+        return super().num_items() + self._num_empty
 
 
 class Mug(_GivenSplits):
@@ -101,7 +127,8 @@ class TaiChi(_GivenSplits):
         stride: int = 4,
         size: int = 64,
         repeats: int = 150,
-        augment: bool = True,
+        flip: bool = True,
+        color_jitter: float = _JITTER,
         cache_dir: str | None = None,
         max_skipped_share: float = 0.05,
     ):
@@ -114,14 +141,22 @@ class TaiChi(_GivenSplits):
             stride: see there.
             size: see there.
             repeats: times that a training epoch visits every video.
-            augment: flip and jitter training clips.
+            flip: mirror every second training clip, drawn anew at each visit.
+            color_jitter: strength of the change of colours of training clips, see
+                `ColorJitter.draw`; 0 changes none.
             cache_dir: see there.
             max_skipped_share: see there.
+
+        Raises:
+            FileNotFoundError: see there.
+            ValueError: see there, and for `repeats` below 1 or `color_jitter` outside [0, 0.5].
         """
         if repeats < 1:
             raise ValueError(f"repeats={repeats} of source 'taichi': use 1 or more")
+        if not 0.0 <= color_jitter <= 0.5:
+            raise ValueError(f"color_jitter={color_jitter} of source 'taichi': use 0 (none) to 0.5")
         self._repeats = repeats if split == "train" else 1
-        self._augmented = augment
+        self._flip, self._color_jitter = flip, color_jitter
         super().__init__(
             split,
             root,
@@ -139,14 +174,14 @@ class TaiChi(_GivenSplits):
     def _augment(
         self, frames: UInt8[np.ndarray, "V H W 3"], rng: np.random.Generator
     ) -> np.ndarray:
-        if not self._augmented:
-            return frames
-        if rng.uniform() < 0.5:
+        if self._flip and rng.uniform() < 0.5:
             frames = frames[:, :, ::-1]
-        return ColorJitter.draw(rng).apply(frames)
+        if self._color_jitter:
+            return ColorJitter.draw(rng, self._color_jitter).apply(frames)
+        return frames
 
     def _identity(self) -> Any:
-        return [super()._identity(), self._repeats, self._augmented]
+        return [super()._identity(), self._repeats, self._flip, self._color_jitter]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +201,9 @@ class ColorJitter:
     hue: float = 0.0
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "ColorJitter":
-        """Draws the factors within 10 % and the hue within a tenth of a turn."""
-        return cls(
-            *rng.uniform(1 - _JITTER, 1 + _JITTER, 3), rng.uniform(-_HUE_JITTER, _HUE_JITTER)
-        )
+    def draw(cls, rng: np.random.Generator, strength: float = _JITTER) -> "ColorJitter":
+        """Draws the factors within `1 -+ strength` and the hue within `-+ strength` turns."""
+        return cls(*rng.uniform(1 - strength, 1 + strength, 3), rng.uniform(-strength, strength))
 
     def apply(self, frames: np.ndarray) -> np.ndarray:
         """Changes frames `[V, H, W, 3]` of values 0 to 255; returns float32 in that range."""

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+
+from diffsda_jax.data.sources import ElementSpec, Source
+from diffsda_jax.data.sources.pairs import (
+    Pair,
+    clip_indices,
+    clip_names,
+    read_pairs,
+    sample_pairs,
+    write_pairs,
+)
+
+HEADER = "static_clip,dynamic_clip,static_start,dynamic_start"
+
+
+class Listed(Source):
+    name = "listed"
+    spec = ElementSpec("series", (1,))
+
+    def __init__(self, names, repeats=1):
+        super().__init__("test", max_skipped_share=1.0)
+        self.names, self.repeats = names, repeats
+
+    def __len__(self):
+        return len(self.names) * self.repeats
+
+    def load(self, index, rng):
+        return {"x": np.zeros((2, 1), np.float32)}
+
+    def item_name(self, index):
+        return self.names[index % len(self.names)]
+
+    def _identity(self):
+        return self.names
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "pairs.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_what_is_written_is_read(tmp_path):
+    pairs = [
+        Pair("test/a.mp4", "test/b.mp4", 0, 12),
+        Pair("test/a.mp4", "test/b.mp4"),
+        Pair("test/a.mp4", "test/a.mp4", 0, 30),  # two windows of one clip
+        Pair('#odd, "named"/ä', " b ", np.int64(3), 4),
+    ]
+    path = tmp_path / "new" / "pairs.csv"
+    write_pairs(path, pairs, comment="made with seed 3\nof the test split")
+    assert read_pairs(path) == pairs
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[:3] == ["# made with seed 3", "# of the test split", HEADER]
+    assert lines[3] == '"test/a.mp4","test/b.mp4",0,12'
+    assert [file.name for file in path.parent.iterdir()] == ["pairs.csv"]
+
+
+def test_files_written_by_hand(written):
+    text = "\ufeff# mine\r\n\r\ndynamic_clip,static_clip\r\nb, a\r\n  # more\r\n\r\na,b\r\n"
+    assert read_pairs(written(text)) == [Pair("a", "b"), Pair("b", "a")]
+    one_start = "static_clip,dynamic_start,dynamic_clip\na, 7 ,b\n"
+    assert read_pairs(str(written(one_start))) == [Pair("a", "b", 0, 7)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "",
+            r"no column 'static_clip' in its first row ''.*start it with the line static_clip,dyn",
+        ),
+        ("# only\n\n", "no column 'static_clip'"),
+        ("a,b,0,0\n", r"no column 'static_clip' in its first row 'a,b,0,0'"),
+        (
+            "static_clip;dynamic_clip\na;b\n",
+            r"no column 'static_clip' .* 'static_clip;dynamic_clip'",
+        ),
+        ("static_clip,driving\n", "no column 'dynamic_clip'"),
+        (
+            "static_clip,dynamic_clip,static_strat\n",
+            r"'static_strat'. Did you mean 'static_start'\?",
+        ),
+        ("static_clip,dynamic_clip,static_clip\n", "column 'static_clip' is there twice"),
+        (HEADER + "\n# none\n", "has a header and no pairs"),
+        (HEADER + "\na,b,0\n", r"line 2: 3 cells, but the header names 4 columns"),
+        (HEADER + "\n# x\na,b,-1,0\n", r"line 3: static_start='-1': write a frame number"),
+        (HEADER + "\na,b,0,2.5\n", r"line 2: dynamic_start='2.5'"),
+        (HEADER + "\na,b,0,\n", r"line 2: dynamic_start=''"),
+        (HEADER + "\n,,0,0\n", r"line 2: static_clip='': write the path of a clip"),
+        (HEADER + "\na, ,0,0\n", r"line 2: dynamic_clip='': write the path of a clip"),
+        ("static_clip,dynamic_clip\n,\n", r"line 2: static_clip=''"),
+        (HEADER + "\na,b,0,0\n\na,b,0,0\n", r"line 4: a with b was there before as .*line 2"),
+        (HEADER + "\na,a,3,3\n", r"line 2: pairs a with itself, which swaps nothing"),
+        (HEADER + '\n"a,b,0,0\n', "is not a CSV file"),
+        (HEADER.encode() + b"\n\xff,b,0,0\n", "is not UTF-8 text"),
+    ],
+)
+def test_bad_files_are_explained_in_one_line(written, text, message):
+    path = written(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_pairs(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"none.csv is missing: .* sample_pairs and write_p"
+    ):
+        read_pairs(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "there are no pairs to write"),
+        ([Pair("a", "b"), Pair("a", "b")], "pair 2 for .* was there before as pair 1"),
+        ([Pair("a", "")], "pair 1 for .*dynamic_clip=''"),
+        ([Pair("a\nb", "c")], r"static_clip='a\\nb': .* in one line"),
+        ([Pair("a", "b", -2)], "static_start=-2: use a frame number from 0 on"),
+    ],
+)
+def test_bad_pairs_are_not_written(tmp_path, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        write_pairs(tmp_path / "pairs.csv", pairs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_clips_are_looked_up_in_a_source(written):
+    source = Listed(["t/a", "t/b", "t/c"], repeats=4)
+    path = written(HEADER + "\nt/c,t/a,0,0\nt/a,t/b,5,0\n")
+    pairs = read_pairs(path, source)
+    static, dynamic = clip_indices(pairs, source)
+    assert static.tolist() == [2, 0] and dynamic.tolist() == [0, 1]
+    assert clip_names(source) == source.names
+    assert [index.shape for index in clip_indices([], source)] == [(0,), (0,)]
+
+
+def test_unknown_and_skipped_clips(written):
+    source = Listed(["t/a", "t/b"])
+    source.skip("t/d", "broken", check=False)
+    path = written(HEADER + "\nt/a,t/b,0,0\nt/a,b,0,0\nt/b,c,0,0\nb,t/a,0,0\n")
+    message = (
+        r"line 3: source 'listed', split 'test' has no clip 'b' \(2 clips of the pairs are "
+        r"unknown\); its clips are named like 't/a'"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_pairs(path, source)
+    with pytest.raises(ValueError, match=r"pair 1: clip 't/d' .* was skipped \(broken\): repair"):
+        clip_indices([Pair("t/d", "t/a")], source)
+
+
+def test_sampled_pairs_are_seeded_distinct_and_of_other_labels():
+    clips = [f"c{number}" for number in range(30)]
+    labels = np.repeat([4, 7, 9], [18, 8, 4])
+    label = dict(zip(clips, labels.tolist(), strict=True))
+    pairs = sample_pairs(clips, 75, seed=1, labels=labels)
+    assert pairs == sample_pairs(clips, 75, seed=1, labels=labels)
+    assert pairs != sample_pairs(clips, 75, seed=2, labels=labels)
+    assert len(set(pairs)) == 75
+    assert all(label[pair.static_clip] != label[pair.dynamic_clip] for pair in pairs)
+    uses = [sum(pair.static_clip == clip for pair in pairs) for clip in clips]
+    assert set(uses) == {2, 3}
+    assert len({pair.dynamic_clip for pair in pairs}) > 20
+    few = sample_pairs(clips, 5, seed=1)
+    assert len({pair.static_clip for pair in few}) == 5
+
+
+def test_every_pair_can_be_drawn_and_no_more():
+    everything = sample_pairs(["a", "b", "c"], 6)
+    assert len(set(everything)) == 6
+    uneven = sample_pairs(["a", "b", "c", "d"], 6, labels=np.array([0, 0, 0, 1]))
+    assert len(set(uneven)) == 6
+    with pytest.raises(
+        ValueError, match="num_pairs=7: use 1 to 6, which is how many pairs 3 clips"
+    ):
+        sample_pairs(["a", "b", "c"], 7)
+    for clips, count, labels in [
+        (["a"], 1, None),
+        (["a", "b"], 0, None),
+        (["a", "a"], 1, None),
+        (["a", "b"], 1, np.array([0])),
+        (["a", "b"], 1, np.array([3, 3])),
+    ]:
+        with pytest.raises(ValueError, match="sample_pairs: .*give|sample_pairs: .*use"):
+            sample_pairs(clips, count, labels=labels)
