@@ -20,7 +20,7 @@ noise. Bounded, noisy d and noise on the encoder's input are not the paper's.
 
 from diffsda_jax.config import check_variant, default_config, source_config, use_reference_form
 
-VARIANTS = ("default", "reference", "espeak", "espeak_wide", "espeak_reference")
+VARIANTS = ("default", "reference", "espeak", "espeak_reference")
 
 
 def get_config(variant="default"):
@@ -51,15 +51,11 @@ def get_config(variant="default"):
         config.eval.num_steps = 16
         config.eval.num_swaps = 100
         config.eval.num_train_clips = 1_500
-        config.eval.start = "zero"
     if variant.endswith("reference"):
         use_reference_form(config)
     elif variant.startswith("espeak"):
-        wide = variant == "espeak_wide"
-        config.model.dynamic_dim = 8 if wide else 2
-        config.model.dynamic_activation = "tanh"
         config.model.center_dynamic = True
         config.model.precision = "bfloat16"
-        config.loss.dynamic_noise = 0.7 if wide else 1.0
-        config.loss.encoder_noise = 0.3 if wide else 0.4
+        config.loss.encoder_noise = 0.4
+        config.eval.start = "zero"
     return config

@@ -123,14 +123,19 @@ def default_config() -> ConfigDict:
 
 
 def use_reference_form(config: ConfigDict) -> None:
-    """Sets what the released code does otherwise, from recurrence and precision to metrics."""
+    """Sets what the released code does otherwise, from the recurrence to metrics."""
     config.model.recurrence = "reference"
     config.model.precision = "float32"
+    config.model.dynamic_activation = "linear"
+    config.model.center_dynamic = False
     config.model.encoder_sees_mask = False
     config.optimizer.schedule = "reference"
     config.optimizer.ema_half_life_examples = 0.0
+    config.loss.dynamic_noise = 0.0
+    config.loss.encoder_noise = 0.0
     config.eval.weights = "raw"
     config.eval.form = "reference"
+    config.eval.start = ""
 
 
 def check_variant(variant: str, allowed: Sequence[str]) -> None:
@@ -283,6 +288,18 @@ def _same_kind(value: Any, default: Any) -> bool:
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """The config as plain JSON values, in the form that checkpoints hold."""
     return json.loads(json.dumps(config.to_dict(), sort_keys=True))
+
+
+def with_defaults(values: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A config as it was written down, with the options that came later at their defaults."""
+    defaults = default_config().to_dict() if defaults is None else defaults
+    known = {
+        key: with_defaults(value, defaults[key])
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        else value
+        for key, value in values.items()
+    }
+    return defaults | known
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "config") -> list[str]:

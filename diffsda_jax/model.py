@@ -23,7 +23,7 @@ RECURRENCES = ("lstm", "reference")
 ACTIVATIONS = ("linear", "tanh")
 PRECISIONS = ("float32", "bfloat16")
 # Fields that only series know, and what they are for video.
-FOR_SERIES = {"encoder_sees_mask": False, "center_dynamic": False, "precision": "float32"}
+SERIES_ONLY = {"encoder_sees_mask": False, "center_dynamic": False, "precision": "float32"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ModelSpec:
 
     def _check_video(self):
         """Checks what the U-Nets need of frame size and widths, and that they can do the rest."""
-        for field, off in FOR_SERIES.items():
+        for field, off in SERIES_ONLY.items():
             if getattr(self, field) != off:
                 raise ValueError(
                     f"model.{field} is {getattr(self, field)!r} for kind 'video'; it is for "
@@ -198,7 +198,7 @@ class DiffSDAModel(nn.Module):
 
     def setup(self):
         """Makes the two networks."""
-        spec, half = self.spec, self.spec.precision == "bfloat16"
+        spec, bfloat16 = self.spec, self.spec.precision == "bfloat16"
         if spec.kind == "video":
             unet = functools.partial(
                 UNet,
@@ -211,8 +211,10 @@ class DiffSDAModel(nn.Module):
                 unet(spec.shape[-1], spec.channels), spec.template_channels
             )
         else:
-            front = StepMLPEncoder(spec.encoder_width, spec.dropout, half)
-            self.denoiser = StepMLPDenoiser(spec.shape[0], spec.width, spec.dropout, half=half)
+            front = StepMLPEncoder(spec.encoder_width, spec.dropout, bfloat16)
+            self.denoiser = StepMLPDenoiser(
+                spec.shape[0], spec.width, spec.dropout, bfloat16=bfloat16
+            )
         self.encoder = Encoder(
             front,
             spec.static_dim,
@@ -221,7 +223,7 @@ class DiffSDAModel(nn.Module):
             spec.recurrence,
             spec.dynamic_activation == "tanh",
             spec.center_dynamic,
-            half,
+            bfloat16,
             spec.encoder_sees_mask,
         )
 

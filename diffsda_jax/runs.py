@@ -56,8 +56,8 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
         return
     try:
         known = json.loads(file.read_text())
-        old, fingerprint = known["config"], known["data"]
-    except (ValueError, KeyError, TypeError) as error:
+        old, fingerprint = configuration.with_defaults(known["config"]), known["data"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} was not written by this program or is damaged; use another --workdir, or "
             "remove it if the checkpoints beside it are of this config."

@@ -158,6 +158,8 @@ def test_bad_series_values_are_named(changes, match):
         ({"channels": 20}, "model.channels is 20.*multiple of 8"),
         ({"attention_levels": (2,)}, "names level 2.*0 to 1"),
         ({"shape": (8,)}, "must be \\(H, W, C\\)"),
+        ({"center_dynamic": True}, "center_dynamic is True for kind 'video'.*set it to False"),
+        ({"precision": "bfloat16"}, "precision is 'bfloat16' for kind 'video'"),
     ],
 )
 def test_bad_video_values_are_named(changes, match):

@@ -82,6 +82,17 @@ def test_a_workdir_of_another_config_is_refused(finished):
         runs.run_train(config, workdir)
 
 
+def test_a_workdir_from_before_an_option_came_goes_on(finished, tmp_path):
+    known = json.loads((finished[0] / "config.json").read_text())
+    del known["config"]["model"]["center_dynamic"], known["config"]["model"]["precision"]
+    (tmp_path / "config.json").write_text(json.dumps(known))
+    config = tiny()
+    runs.check_workdir(tmp_path, runs.experiments.build(config))
+    config.model.center_dynamic = True
+    with pytest.raises(ValueError, match="config.model.center_dynamic was False and is now True"):
+        runs.check_workdir(tmp_path, runs.experiments.build(config))
+
+
 def test_what_is_measured_may_change_within_a_workdir(finished, caplog):
     workdir, _ = finished
     config = tiny()

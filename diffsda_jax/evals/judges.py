@@ -67,8 +67,8 @@ class PatchConv(nn.Module):
 class SeriesTrunk(nn.Module):
     """Temporal convolutions over steps; padding steps are zeroed before each of them.
 
-    Wider and wider ones follow until a step knows the whole sequence: what comes first and what
-    last may be all that a label says.
+    Wider and wider ones follow until the middle knows the whole sequence: what comes first and
+    what last may be all that a label says.
     """
 
     width: int
@@ -77,7 +77,7 @@ class SeriesTrunk(nn.Module):
     def __call__(
         self, x: Float[Array, "B V F"], valid: Bool[Array, "B V"]
     ) -> Float[Array, "B V K"]:
-        """Features of each step that know the others."""
+        """Features of each step that know the others near it, the middle's all."""
         keep = valid[..., None]
         hidden = nn.silu(nn.LayerNorm()(nn.Dense(self.width)(x)))
         for dilation in _dilations(x.shape[1]):
@@ -87,7 +87,7 @@ class SeriesTrunk(nn.Module):
 
 
 def _dilations(num_steps: int) -> list[int]:
-    """Of windows of 5 places: 1 and 1, then 4 times as far until all steps are within reach."""
+    """Of windows of 5 places: 1 and 1, then 4 times as far until they span the sequence."""
     dilations = [1, 1]
     while 1 + 4 * sum(dilations) < num_steps:
         dilations.append(4 * dilations[-1])

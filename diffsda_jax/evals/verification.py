@@ -148,8 +148,8 @@ def speaker_eer(
 
     In both forms all pairs of utterances are compared, the threshold is the equal-error one of the
     test pairs themselves, and ``s`` is the plain mean over chunks. They differ in padding only:
-    `corrected` leaves it out of the mean of ``d``; `reference` knows no lengths, so the zeros that
-    fill up the last chunk of an utterance count as steps.
+    `corrected` leaves it out of the mean of ``d``; `reference` knows no lengths. The silence that
+    fills up a recording's last chunk is part of it, as in training; see ``last_chunk`` of speech.
 
     Args:
       static: one static factor for each utterance, or chunk of one.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from diffsda_jax.diffusion.edm import expand
 from diffsda_jax.factors import Factors
 from diffsda_jax.nets.layers import dense, fold_sequence, unfold_sequence
 from diffsda_jax.nets.recurrence import Recurrence, valid_steps
@@ -80,7 +81,7 @@ class Encoder(nn.Module):
       bounded_dynamic: d goes through tanh.
       center_dynamic: d is read from what changes only: from a series whose features have mean 0 and
         one spread over the steps of each sequence; its read-out is centred too, before tanh.
-      half: products of the recurrence's inputs in bfloat16, see ``half_product``.
+      bfloat16: products of the recurrence's inputs in bfloat16, see ``bfloat16_product``.
       sees_mask: of a series, the mask is appended to the values, which are 0 where missing.
 
     References:
@@ -94,7 +95,7 @@ class Encoder(nn.Module):
     recurrence: str = "lstm"
     bounded_dynamic: bool = False
     center_dynamic: bool = False
-    half: bool = False
+    bfloat16: bool = False
     sees_mask: bool = False
 
     @nn.compact
@@ -106,7 +107,9 @@ class Encoder(nn.Module):
         train: bool = False,
     ) -> Factors:
         """Encodes clean sequences; steps from ``length`` on are padding and do not count."""
-        recurrence = Recurrence(self.hidden_dim, self.recurrence, self.half, name="recurrence")
+        if mask is not None:  # [B, V] or the shape of x
+            mask = jnp.broadcast_to(expand(mask, x.ndim), x.shape)
+        recurrence = Recurrence(self.hidden_dim, self.recurrence, self.bfloat16, name="recurrence")
 
         def read(x: Array) -> tuple[Array, Array]:
             return recurrence(self.front(self._seen(x, mask), train), length)

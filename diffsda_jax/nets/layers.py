@@ -39,7 +39,14 @@ def repeat_each(h: Float[Array, "B *rest"], count: int) -> Float[Array, "N *rest
 
     The gradient's sum over the copies is written as additions, which XLA compiles on the CPU to a
     tenth of the time of its reduction over an axis that is not the last.
+
+    Raises:
+      ValueError: ``count`` is no multiple of the number of items.
     """
+    if count % len(h):
+        raise ValueError(
+            f"{count} sequences cannot share {len(h)} factors evenly; give a multiple."
+        )
     return h if count == len(h) else jnp.repeat(h, count // len(h), axis=0)
 
 
@@ -56,7 +63,7 @@ repeat_each.defvjp(_repeat_forward, _repeat_backward)
 
 
 @jax.custom_vjp
-def half_product(
+def bfloat16_product(
     x: Float[Array, "*batch K"], kernel: Float[Array, "K M"]
 ) -> Float[Array, "*batch M"]:
     """``x @ kernel`` in bfloat16, added up in float32; so are both products of its gradient.
@@ -64,15 +71,15 @@ def half_product(
     The arguments, the result and the gradients are float32. What XLA does by default on a TPU; on
     CPUs with bfloat16 instructions about twice as fast as float32.
     """
-    return _half_forward(x, kernel)[0]
+    return _product_forward(x, kernel)[0]
 
 
-def _half_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     halves = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
     return _contract(*halves, (x.ndim - 1,), (0,)), halves
 
 
-def _half_backward(halves: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _product_backward(halves: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     (x, kernel), gradient = halves, gradient.astype(jnp.bfloat16)
     batch = tuple(range(x.ndim - 1))
     return (
@@ -87,26 +94,26 @@ def _contract(left: Array, right: Array, left_axes: tuple, right_axes: tuple) ->
     return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
 
 
-half_product.defvjp(_half_forward, _half_backward)
+bfloat16_product.defvjp(_product_forward, _product_backward)
 
 
 def product(
-    x: Float[Array, "*batch K"], kernel: Float[Array, "K M"], half: bool
+    x: Float[Array, "*batch K"], kernel: Float[Array, "K M"], bfloat16: bool
 ) -> Float[Array, "*batch M"]:
-    """``x @ kernel`` in float32 or, with ``half``, by ``half_product``."""
-    return half_product(x, kernel) if half else x @ kernel
+    """``x @ kernel`` in float32 or, with ``bfloat16``, by ``bfloat16_product``."""
+    return bfloat16_product(x, kernel) if bfloat16 else x @ kernel
 
 
-def dense(features: int, name: str, gain: float = 1.0, half: bool = False) -> nn.Dense:
-    """Linear layer with Xavier-uniform weights and zero bias; ``half``: see ``half_product``."""
+def dense(features: int, name: str, gain: float = 1.0, bfloat16: bool = False) -> nn.Dense:
+    """Linear layer, Xavier-uniform weights, zero bias; ``bfloat16``: by ``bfloat16_product``."""
 
     def dot_general(x: Array, kernel: Array, _axes: Any, **_options: Any) -> Array:
-        return half_product(x, kernel)
+        return bfloat16_product(x, kernel)
 
     return nn.Dense(
         features,
         kernel_init=xavier(gain),
-        dot_general=dot_general if half else None,
+        dot_general=dot_general if bfloat16 else None,
         name=name,
     )
 
@@ -124,14 +131,15 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape"], train: bool) -> Float[Array, "*shape"]:
+    def __call__(self, x: Float[Array, "*batch F"], train: bool) -> Float[Array, "*batch F"]:
         """Drops in training only; needs the random stream ``dropout`` then."""
         if not train or self.rate == 0:
             return x
-        threshold = round(self.rate * 2**16)
-        words = jax.random.bits(self.make_rng("dropout"), (x.size + 1) // 2, jnp.uint32)
-        bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size]
-        keep = bits.reshape(x.shape) >= threshold
+        threshold, features = round(self.rate * 2**16), x.shape[-1]
+        shape = (*x.shape[:-1], (features + 1) // 2)
+        words = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
+        bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., :features]
+        keep = bits >= threshold
         return jnp.where(keep, x / (1 - threshold / 2**16), 0.0)
 
 

@@ -13,6 +13,8 @@ from diffsda_jax.nets.layers import XAVIER, product
 
 State = tuple[Array, ...]  # of [B, H]
 Cell = Callable[[State, Array], State]
+# Kernel, states before each step, pre-activations [V, B, G] and which steps are data.
+Residuals = tuple[Array, State, Array, Array]
 
 
 def uniform_by_width(width: int):
@@ -72,7 +74,9 @@ def _scan(
     return _scan_forward(cell, reverse, kernel, state, inputs, valid)[0]
 
 
-def _scan_forward(cell: Cell, reverse: bool, kernel, state, inputs, valid):
+def _scan_forward(
+    cell: Cell, reverse: bool, kernel: Array, state: State, inputs: Array, valid: Array
+) -> tuple[tuple[State, Array], Residuals]:
     def step(carry: State, at_step: tuple[Array, Array]):
         x, keep = at_step
         pre_activation = x + carry[0] @ kernel
@@ -85,27 +89,29 @@ def _scan_forward(cell: Cell, reverse: bool, kernel, state, inputs, valid):
     return (final, outputs), (kernel, before, pre_activations, valid)
 
 
-def _scan_backward(cell: Cell, reverse: bool, residuals, gradients):
+def _scan_backward(
+    cell: Cell, reverse: bool, residuals: Residuals, gradients: tuple[State, Array]
+) -> tuple[Array, State, Array, None]:
     kernel, before, pre_activations, valid = residuals
-    of_final, of_outputs = gradients
-    # Turned once, and not by every step's product, which would be three times as slow.
-    turned = jax.lax.optimization_barrier(kernel.T)
+    grad_final, grad_outputs = gradients
+    # Transposed once, and not by every step's product, which would be three times as slow.
+    kernel_transposed = jax.lax.optimization_barrier(kernel.T)
 
-    def step(of_new: State, at_step):
-        of_output, keep, state, pre_activation = at_step
-        of_new = (of_new[0] + of_output, *of_new[1:])
-        zeros = jax.tree.map(jnp.zeros_like, of_new)
+    def step(grad_new: State, at_step):
+        grad_output, keep, state, pre_activation = at_step
+        grad_new = (grad_new[0] + grad_output, *grad_new[1:])
+        zeros = jax.tree.map(jnp.zeros_like, grad_new)
         _, pull_back = jax.vjp(cell, state, pre_activation)
-        of_state, of_pre = pull_back(_where(keep, of_new, zeros))
-        of_state = (of_state[0] + of_pre @ turned, *of_state[1:])
-        passed_on = _where(keep, zeros, of_new)
-        return jax.tree.map(jnp.add, of_state, passed_on), of_pre
+        grad_state, grad_pre = pull_back(_where(keep, grad_new, zeros))
+        grad_state = (grad_state[0] + grad_pre @ kernel_transposed, *grad_state[1:])
+        passed_on = _where(keep, zeros, grad_new)
+        return jax.tree.map(jnp.add, grad_state, passed_on), grad_pre
 
-    of_start, of_inputs = jax.lax.scan(
-        step, of_final, (of_outputs, valid, before, pre_activations), reverse=not reverse
+    grad_start, grad_inputs = jax.lax.scan(
+        step, grad_final, (grad_outputs, valid, before, pre_activations), reverse=not reverse
     )
-    of_kernel = jnp.einsum("vbh,vbg->hg", before[0], of_inputs)
-    return of_kernel, of_start, of_inputs, None
+    grad_kernel = jnp.einsum("vbh,vbg->hg", before[0], grad_inputs)
+    return grad_kernel, grad_start, grad_inputs, None
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
@@ -136,7 +142,7 @@ class LSTM(nn.Module):
       reverse: runs from the last step to the first.
       two_biases: keeps the second bias that PyTorch has, for parity with released weights.
       torch_init: every parameter uniform in +-1/sqrt(H) instead of Xavier with zero biases.
-      half: the input's product in bfloat16, see ``half_product``; the recurrence stays float32.
+      bfloat16: the input's product is ``bfloat16_product``; the recurrence stays float32.
 
     References:
       Hochreiter and Schmidhuber 1997.
@@ -146,7 +152,7 @@ class LSTM(nn.Module):
     reverse: bool = False
     two_biases: bool = False
     torch_init: bool = False
-    half: bool = False
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(
@@ -163,7 +169,7 @@ class LSTM(nn.Module):
             bias = bias + self.param("bias_hidden", torch_like, (4 * size,))
 
         zeros = jnp.zeros((x.shape[0], size), x.dtype)
-        projected = product(x, w_input, self.half) + bias[None, None, :]
+        projected = product(x, w_input, self.bfloat16) + bias[None, None, :]
         state, outputs = scan_cell(
             lstm_cell, w_hidden, (zeros, zeros), projected, valid, self.reverse
         )
@@ -175,14 +181,14 @@ class TanhRNN(nn.Module):
 
     Attributes:
       features: width H of the state.
-      half: as in ``LSTM``.
+      bfloat16: as in ``LSTM``.
 
     References:
       Elman 1990; DiffSDA's released encoder.
     """
 
     features: int
-    half: bool = False
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(
@@ -195,7 +201,7 @@ class TanhRNN(nn.Module):
         bias = self.param("bias", init, (size,)) + self.param("bias_hidden", init, (size,))
 
         zeros = jnp.zeros((x.shape[0], size), x.dtype)
-        projected = product(x, w_input, self.half) + bias[None, None, :]
+        projected = product(x, w_input, self.bfloat16) + bias[None, None, :]
         _, outputs = scan_cell(tanh_cell, w_hidden, (zeros,), projected, valid, reverse=False)
         return outputs
 
@@ -208,7 +214,7 @@ class Recurrence(nn.Module):
       kind: ``"lstm"``: the paper's causal pair, a causal LSTM whose last output gives s and a
         second causal LSTM on its outputs that gives d; ``"reference"``: the released code's
         bidirectional LSTM, whose two final outputs give s, and tanh RNN, so that d sees the future.
-      half: as in ``LSTM``.
+      bfloat16: as in ``LSTM``.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3 (paper) and its released code (reference).
@@ -216,7 +222,7 @@ class Recurrence(nn.Module):
 
     features: int
     kind: str = "lstm"
-    half: bool = False
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(
@@ -224,23 +230,23 @@ class Recurrence(nn.Module):
     ) -> tuple[Float[Array, "B P"], Float[Array, "B V H"]]:
         """Returns what s is read from, ``[B, H]`` or ``[B, 2 H]``, and what d is, ``[B, V, H]``."""
         valid = valid_steps(length, x.shape[0], x.shape[1])
-        size, half = self.features, self.half
+        size, bfloat16 = self.features, self.bfloat16
         if self.kind == "lstm":
-            last, outputs = LSTM(size, half=half, name="lstm")(x, valid)
-            _, dynamic = LSTM(size, half=half, name="lstm_dynamic")(outputs, valid)
+            last, outputs = LSTM(size, bfloat16=bfloat16, name="lstm")(x, valid)
+            _, dynamic = LSTM(size, bfloat16=bfloat16, name="lstm_dynamic")(outputs, valid)
             return last, dynamic
         if self.kind == "reference":
-            last, forward = LSTM(size, two_biases=True, half=half, name="lstm")(x, valid)
+            last, forward = LSTM(size, two_biases=True, bfloat16=bfloat16, name="lstm")(x, valid)
             first, backward = LSTM(
                 size,
                 reverse=True,
                 two_biases=True,
                 torch_init=True,
-                half=half,
+                bfloat16=bfloat16,
                 name="lstm_reverse",
             )(x, valid)
             both = jnp.concatenate([forward, backward], axis=-1)
-            dynamic = TanhRNN(size, half, name="rnn_dynamic")(both, valid)
+            dynamic = TanhRNN(size, bfloat16, name="rnn_dynamic")(both, valid)
             return jnp.concatenate([last, first], axis=-1), dynamic
         raise ValueError(
             f"model.recurrence is {self.kind!r}; allowed: 'lstm' (the paper's causal encoder) and "

@@ -25,7 +25,7 @@ class StepMLPEncoder(nn.Module):
     Attributes:
       width: m; the layers are 4 m wide.
       dropout: rate after every activation.
-      half: products in bfloat16, see ``half_product``.
+      bfloat16: products in bfloat16, see ``bfloat16_product``.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3 and appendix (audio and time series).
@@ -33,7 +33,7 @@ class StepMLPEncoder(nn.Module):
 
     width: int
     dropout: float = 0.1
-    half: bool = False
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B V F"], train: bool = False) -> Float[Array, "B V E"]:
@@ -41,7 +41,7 @@ class StepMLPEncoder(nn.Module):
         h = x
         for layer in range(NUM_LAYERS):
             h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
-            h = dense(WIDTH_FACTOR * self.width, f"dense_{layer}", half=self.half)(h)
+            h = dense(WIDTH_FACTOR * self.width, f"dense_{layer}", bfloat16=self.bfloat16)(h)
             h = nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h)
             if layer < NUM_LAYERS - 1:
                 h = Dropout(self.dropout)(nn.silu(h), train)
@@ -56,7 +56,7 @@ class StepMLPDenoiser(nn.Module):
       width: m; the layers are 4 m wide.
       dropout: rate after every activation.
       tail_gain: gain of the last layer's initial weights.
-      half: products in bfloat16, see ``half_product``.
+      bfloat16: products in bfloat16, see ``bfloat16_product``.
 
     References:
       DiffSDA (arXiv 2510.05717), appendix (audio and time series); Perez et al. 2018 (FiLM).
@@ -66,7 +66,7 @@ class StepMLPDenoiser(nn.Module):
     width: int
     dropout: float = 0.1
     tail_gain: float = 1e-5
-    half: bool = False
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(
@@ -86,9 +86,9 @@ class StepMLPDenoiser(nn.Module):
         hidden, h = WIDTH_FACTOR * self.width, x
         for layer in range(NUM_LAYERS - 1):
             h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
-            h = dense(hidden, f"dense_{layer}", half=self.half)(h)
-            h = scale_shift(h, dense(2 * hidden, f"noise_{layer}", half=self.half)(noise))
-            by_factors = dense(2 * hidden, f"factors_{layer}", half=self.half)(condition)
+            h = dense(hidden, f"dense_{layer}", bfloat16=self.bfloat16)(h)
+            h = scale_shift(h, dense(2 * hidden, f"noise_{layer}", bfloat16=self.bfloat16)(noise))
+            by_factors = dense(2 * hidden, f"factors_{layer}", bfloat16=self.bfloat16)(condition)
             h = scale_shift(h, repeat_each(by_factors, len(x)))
             h = nn.silu(nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h))
             h = Dropout(self.dropout)(h, train)

@@ -137,6 +137,7 @@ def replaced(line, old, new):
         (replaced(7, "300", "much"), "line 8, column 'CO': value 'much' is no number"),
         (replaced(7, "2013", "NA"), "line 8, columns year, month, day, hour: values NA, 3, 1, 6"),
         (replaced(7, "2013,3", "2013,13"), "values 2013, 13, 1, 6 are no date and hour"),
+        (replaced(7, "2013,3", f"{10**20},3"), f"values {10**20}, 3, 1, 6 are no date and hour"),
         (replaced(7, "2013,3", "2031,3"), "line 8: 2031-03-01 06:00 is outside 2013-03-01 00:00"),
         (replaced(7, STATION, "Tiantan"), "line 8, column 'station': value 'Tiantan' is not"),
         (lambda lines: [*lines[:50], lines[50][:30]], "line 51: 12 cells, but the header names 18"),

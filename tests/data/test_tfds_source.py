@@ -2,6 +2,8 @@ import dataclasses
 import io
 import json
 import logging
+import re
+import shutil
 import subprocess
 import sys
 
@@ -188,6 +190,20 @@ def test_elements_that_do_not_fit_are_counted(prepared):
         arrays = load_arrays(read, length=3, length_mode="resample", normalizer=Normalizer())
         assert len(arrays["x"]) == 5
         assert reason in read.skipped["tfds/train[3]"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing"])
+def test_a_damaged_file_is_one_message(prepared, tmp_path, damage):
+    shutil.copytree(prepared, tmp_path / "sets")
+    (shard,) = (tmp_path / "sets").glob("foreign/*/foreign-train.*")
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage != "missing":
+        shard.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "sets" / "foreign"))) as caught:
+        read = source(tmp_path / "sets", feature="clip")
+        load_arrays(read, length=3, length_mode="resample", normalizer=Normalizer())
+    assert "\n" not in str(caught.value)
 
 
 def test_splits_are_those_of_the_data_set(prepared):

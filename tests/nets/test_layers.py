@@ -2,6 +2,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffsda_jax.nets import layers, unet
 
@@ -64,13 +65,13 @@ def test_scale_shift():
     np.testing.assert_allclose(out, [[9.0, 2.0]])
 
 
-def test_half_product_is_that_of_rounded_numbers_and_so_are_its_gradients():
+def test_bfloat16_product_is_that_of_rounded_numbers_and_so_are_its_gradients():
     x, kernel, gradient = (
         jax.random.normal(jax.random.key(seed), shape)
         for seed, shape in enumerate(((2, 3, 16), (16, 8), (2, 3, 8)))
     )
     rounded = [np.asarray(v.astype(jnp.bfloat16), np.float64) for v in (x, kernel, gradient)]
-    found, pull_back = jax.vjp(layers.half_product, x, kernel)
+    found, pull_back = jax.vjp(layers.bfloat16_product, x, kernel)
     of_x, of_kernel = pull_back(gradient)
     assert {v.dtype for v in (found, of_x, of_kernel)} == {np.dtype(np.float32)}
     for ours, expected in (
@@ -85,7 +86,7 @@ def test_half_product_is_that_of_rounded_numbers_and_so_are_its_gradients():
 
 def test_dense_in_half_precision_has_the_same_parameters():
     x = jax.random.normal(jax.random.key(0), (4, 16))
-    plain, half = (layers.dense(8, "d", half=half) for half in (False, True))
+    plain, half = (layers.dense(8, "d", bfloat16=bfloat16) for bfloat16 in (False, True))
     variables = plain.init(jax.random.key(1), x)
     same = half.init(jax.random.key(1), x)
     jax.tree.map(np.testing.assert_array_equal, variables, same)
@@ -106,3 +107,17 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     assert abs((kept[:, :-1] == 0)[kept[:, 1:] == 0].mean() - 0.25) < 0.02
     assert (drop(1) != kept).any()
     np.testing.assert_array_equal(net.apply({}, x, False), x)
+
+
+def test_repeated_items_stand_in_a_row_and_their_gradients_add_up():
+    h = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    gradient = jax.random.normal(jax.random.key(1), (6, 3, 4))
+    found, pull_back = jax.vjp(lambda h: layers.repeat_each(h, 6), h)
+    expected, pull_back_of_repeat = jax.vjp(lambda h: jnp.repeat(h, 3, axis=0), h)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(
+        pull_back(gradient)[0], pull_back_of_repeat(gradient)[0], rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(layers.repeat_each(h, 2), h)
+    with pytest.raises(ValueError, match="5 sequences cannot share 2 factors"):
+        layers.repeat_each(h, 5)

@@ -81,6 +81,34 @@ def test_gradient_of_the_recurrence_equals_that_of_a_plain_loop(x, reverse):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
 
 
+def test_gradient_of_the_plain_recurrence_equals_that_of_a_plain_loop(x):
+    net, valid = TanhRNN(6), valid_steps(jnp.asarray(LENGTHS), 3, 5)
+    params = net.init(jax.random.key(0), x, valid)["params"]
+    weights = jax.random.normal(jax.random.key(1), (3, 5, 6)) * valid.T[:, :, None]
+
+    def by_hand(p, x):
+        h, total, bias = jnp.zeros((3, 6)), 0.0, (p["bias"] + p["bias_hidden"])[None]
+        for v in range(5):
+            h = jnp.tanh(x[:, v] @ p["kernel_input"] + h @ p["kernel_hidden"] + bias)
+            total += (weights[:, v] * h).sum()
+        return total
+
+    def loss(p, x):
+        return (net.apply({"params": p}, x, valid) * weights).sum()
+
+    for found, expected in zip(
+        jax.tree.leaves(jax.grad(loss, (0, 1))(params, x)),
+        jax.tree.leaves(jax.grad(by_hand, (0, 1))(params, x)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    # Many at once, as studies and probes run them, are the same as one by one.
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    together = jax.vmap(jax.grad(loss), (0, None))(both, x)
+    second = jax.grad(loss)(jax.tree.map(lambda leaf: 2 * leaf, params), x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=2e-5), together, second)
+
+
 def test_rnn_equals_its_plain_loop_twin(x):
     net = TanhRNN(6)
     valid = valid_steps(None, 3, 5)

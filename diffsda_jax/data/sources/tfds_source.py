@@ -118,7 +118,7 @@ class Tfds(Source):
     def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """Sequence `index` in the order of the files; draws nothing from `rng`."""
         del rng
-        example = self._decoder.deserialize_example_np(self._records[index])
+        example = self._example(index)
         out: dict[str, Any] = {"x": self._sequence(example)}
         if "mask" in self._roles:
             out["mask"] = np.array(example[self._roles["mask"]], bool)
@@ -150,6 +150,14 @@ class Tfds(Source):
                 "-1 to 1, or integers of 8 bits"
             )
         return x
+
+    def _example(self, index: int) -> dict[str, Any]:
+        """One example; a file that is missing, empty or cut makes its examples broken ones."""
+        try:
+            return self._decoder.deserialize_example_np(self._records[index])
+        except (RuntimeError, OSError, ValueError, TypeError) as error:
+            message = f"{self._folder} is damaged: {_one_line(error)}"
+            raise BrokenItemError(message) from error
 
     def _open_split(self, part: str) -> Any:
         """The records of a split, not decoded."""
@@ -248,7 +256,7 @@ class Tfds(Source):
         """The description of a step; what the features leave open is taken from the first one."""
         shape = self._tensors[self._feature].shape[1:]
         if None in shape:
-            example = self._decoder.deserialize_example_np(self._records[0])
+            example = self._example(0)
             shape = np.asarray(example[self._feature][0]).shape
         extra, features = self._extra(), self._builder.info.features
         names = {}

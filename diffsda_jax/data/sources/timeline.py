@@ -75,7 +75,7 @@ def hours_from_parts(table: Table, columns: Sequence[str]) -> Int64[np.ndarray, 
     for line, parts in zip(table.lines, zip(*cells, strict=True), strict=True):
         try:
             stamps.append(datetime.datetime(*map(int, parts)))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ValueError(
                 f"file {table.path}, line {line}, columns {', '.join(columns)}: values "
                 f"{', '.join(parts)} are no date and hour: correct or remove the line"
