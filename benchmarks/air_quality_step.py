@@ -172,6 +172,7 @@ def main() -> None:
     if not Path(arguments.torch_python).is_file():
         sys.exit(f"air_quality_step: --torch-python={arguments.torch_python} is no file.")
     os.environ["JAX_PLATFORMS"] = arguments.device
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # all sides share one GPU
     sizes = all_sizes(arguments.batch, arguments.smoke)
     text, threads = json.dumps(sizes), os.cpu_count()
     twin = [arguments.torch_python, str(HERE / "torch_twin.py"), f"--sizes={text}"]

@@ -38,13 +38,19 @@ def run(config: str, workdir: Path, seed: int, options: list[str]) -> dict[str, 
     return metrics if metrics is not None else sys.exit(f"seeds: {workdir} has no evaluation.")
 
 
+def check_names(names: list[str], metrics: dict[str, float]) -> None:
+    """Ends the program if a metric was misspelt, after the first run and not after the last."""
+    if unknown := [name for name in names if name not in metrics]:
+        sys.exit(f"seeds: no metric {unknown[0]!r}; there are {', '.join(sorted(metrics))}.")
+
+
 def row(variant: str, results: list[dict[str, float]], names: list[str]) -> str:
     """One line of the Markdown table."""
     cells = [variant, str(len(results))]
     for name in names:
-        values = [result[name] for result in results if name in result]
+        values = [result[name] for result in results]
         spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
-        cells.append(f"{np.mean(values):.3g} ± {spread:.2g}" if values else "-")
+        cells.append(f"{np.mean(values):.3g} ± {spread:.2g}")
     return f"| {' | '.join(cells)} |"
 
 
@@ -60,15 +66,11 @@ def main() -> None:
     arguments = parser.parse_args()
     names, lines = arguments.metrics.split(","), []
     for variant in arguments.variants.split(","):
-        results = [
-            run(
-                f"{arguments.config}:{variant}",
-                arguments.out / f"{variant}_{seed}",
-                seed,
-                arguments.options,
-            )
-            for seed in map(int, arguments.seeds.split(","))
-        ]
+        results = []
+        for seed in map(int, arguments.seeds.split(",")):
+            workdir = arguments.out / f"{variant}_{seed}"
+            results.append(run(f"{arguments.config}:{variant}", workdir, seed, arguments.options))
+            check_names(names, results[-1])
         lines.append(row(variant, results, names))
     print(f"| variant | seeds | {' | '.join(names)} |")
     print("|---" * (2 + len(names)) + "|")

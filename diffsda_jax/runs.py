@@ -225,6 +225,7 @@ class EvalRunner:
         element = self.experiment.element
         train = self.load("train", options.num_train_clips)
         test = self.load(options.split, options.num_clips)
+        settings = experiments.eval_settings(self.experiment.config)
         result = evaluation.evaluate(
             model,
             train,
@@ -239,9 +240,10 @@ class EvalRunner:
             render=experiments.make_render(self.experiment),
             judge=self._judge,
             output_dir=output_dir,
-            **dataclasses.asdict(experiments.eval_settings(self.experiment.config)),
+            **dataclasses.asdict(settings),
         )
         self._judge = result.judge
+        print(f"form {settings.form!r}, swaps start from {settings.start!r} noise")
         print(report.format_table(result.metrics), flush=True)
         for file in result.files:
             logger.info("wrote %s", file)

@@ -304,3 +304,47 @@ def test_batches_of_chunks(libri):
     batch = next(batches)
     assert batch["x"].shape == (8, CHUNK)
     assert sorted(batch["static_label"].tolist()) == [0] * 4 + [1] * 4
+
+
+def test_timit_files_that_cannot_be_used(timit):
+    speaker = timit / "TRAIN" / "DR1" / "FCJF0"
+    (speaker / "SX1.WAV").write_bytes(b"")
+    cut(speaker / "SX2.WAV")
+    write_sphere(speaker / "SI0.WAV", np.zeros(16_000))
+    write_sphere(speaker / "SX9.WAV", noise(8_000), rate=8_000)  # a second at another rate
+    write_sphere(speaker / "SX8.WAV", np.clip(9 * noise(16_000), -1, 0.9999))
+    (speaker / "SX8.PHN").write_text("0 16000 h#\n")
+    source = Timit("train", str(timit), max_skipped_share=0.5)
+    assert [name[-7:] for name in source.skipped] == ["SX1.WAV", "SX2.WAV"]
+    names = [source.item_name(index) for index in range(len(source))]
+    assert [
+        sum(name.endswith(f"FCJF0/{code}.WAV") for name in names) for code in ("SX8", "SX9")
+    ] == [
+        2,
+        2,
+    ]
+    with pytest.raises(BrokenItemError, match="silent"):
+        source.load(next(i for i, name in enumerate(names) if name.endswith("FCJF0/SI0.WAV")), RNG)
+    loud = next(i for i, name in enumerate(names) if name.endswith("SX8.WAV"))
+    assert np.abs(source.load(loud, RNG)["x"]).max() <= 1 and len(source.clipped) == 1
+
+
+@pytest.mark.parametrize("name", ["a.wav", "b.flac", "c.ogg", "d.mp3"])
+def test_broken_files_of_any_format_in_a_folder(mixed, name):
+    for speaker in range(4):
+        write(mixed / f"voice{speaker}" / name, noise(16_000, speaker))
+    write(mixed / "voice0" / f"empty_{name}", noise(16_000)).write_bytes(b"")
+    cut(write(mixed / "voice1" / f"cut_{name}", noise(160_000)), 0.5)
+    write(mixed / "voice2" / f"silent_{name}", np.zeros(16_000, "f4"))
+    options = {"max_skipped_share": 0.9, "split_by": "utterance", "test_share": 0.5}
+    skipped = {}
+    for split in ("train", "test"):
+        source = SpeechFolder(split, str(mixed), **options)
+        arrays = load_arrays(source, length=CHUNK, length_mode="crop", normalizer=Normalizer())
+        assert np.isfinite(arrays["x"]).all()
+        skipped |= source.skipped
+    reasons = ["empty_", "silent_"]
+    if name != "c.ogg":  # states no length: what is left is a shorter recording
+        reasons.append("cut_")
+    for reason in reasons:
+        assert any(reason + name in item for item in skipped), (reason, list(skipped))
