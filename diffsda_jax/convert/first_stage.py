@@ -83,17 +83,12 @@ def _channel_mults(reader: Reader, channels: int) -> tuple[int, ...]:
     """Width of each level as a multiple of ``channels``; both sides must have the same levels."""
     levels = [indices(reader.shapes, side, "block") for side in ("encoder.down", "decoder.up")]
     count = 1 + max((level for side in levels for level in side), default=0)
-    mults = []
-    for level in range(count):
-        key = f"encoder.down.{level}.block.0.conv1.weight"
-        width = reader.size(key, 0, 4, "channel_mults")
-        if width % channels:
-            raise ValueError(
-                f"{key!r} is {width} wide, not a multiple of the base width {channels}; "
-                "first_stage.channel_mults are whole numbers."
-            )
-        mults.append(width // channels)
-    return tuple(mults)
+    return tuple(
+        reader.multiple(
+            f"encoder.down.{level}.block.0.conv1.weight", channels, "first_stage.channel_mults"
+        )
+        for level in range(count)
+    )
 
 
 def _num_res_blocks(shapes: Shapes) -> int:

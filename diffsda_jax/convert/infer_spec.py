@@ -59,6 +59,16 @@ class Reader:
             )
         return shape[axis]
 
+    def multiple(self, key: str, channels: int, what: str) -> int:
+        """Output width of a convolution in base widths."""
+        width = self.size(key, 0, 4, what)
+        if width % channels:
+            raise ValueError(
+                f"{key!r} is {width} wide, not a multiple of the base width {channels}; {what} are "
+                "whole numbers."
+            )
+        return width // channels
+
 
 def infer_kind(shapes: Shapes) -> str:
     """``"video"`` or ``"series"``, by the names of the recurrence and of the backbone's layers.
@@ -178,13 +188,7 @@ def _channel_mults(reader: Reader, network: str, channels: int) -> tuple[int, ..
     mults = []
     for level in range(levels):
         key = f"{side}.{level * stride}.block1.2.weight"
-        width = reader.size(key, 0, 4, "model.channel_mults")
-        if width % channels:
-            raise ValueError(
-                f"{key!r} is {width} wide, not a multiple of the base width {channels}; "
-                "model.channel_mults are whole numbers."
-            )
-        mults.append(width // channels)
+        mults.append(reader.multiple(key, channels, "model.channel_mults"))
     return tuple(mults)
 
 

@@ -103,7 +103,8 @@ def _swap_series(
         natural(_mixed(context, static_index, dynamic_index)),
         length_static=context.pick("length", static_index),
         length_dynamic=context.pick("length", dynamic_index),
-        x_reconstructed=natural(_reconstructed(context, dynamic_index, "random")),
+        # From the same start noise as the swaps: beside them only the static factor differs.
+        x_reconstructed=natural(_mixed(context, dynamic_index, dynamic_index)),
         captions=captions,
         feature_names=feature_names,
     )

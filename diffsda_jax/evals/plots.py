@@ -1,5 +1,6 @@
 """Plots of series and of factors, drawn with matplotlib off screen."""
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from diffsda_jax.evals.pictures import Picture
 MAX_LINES = 8  # series with more features are drawn as heat maps
 _MAX_LEGEND = 12
 _DPI = 110
+_CAPTION_WIDTH = 24  # letters that fit beside a row
 _STATIC_COLOUR, _DYNAMIC_COLOUR, _RESULT_COLOUR = "#1f5fa8", "#b5541c", "#333333"
 
 
@@ -69,7 +71,9 @@ def swap_series_figure(
             if row == num_rows - 1:
                 axis.set_xlabel("step", fontsize=9)
         if captions is not None:
-            axes[row, 0].set_ylabel(captions[row], fontsize=9)
+            lines = captions[row].splitlines()
+            wrapped = "\n".join(textwrap.fill(line, _CAPTION_WIDTH) for line in lines)
+            axes[row, 0].set_ylabel(wrapped, fontsize=8)
     _explain(figure, axes, image, feature_names)
     return _render(figure)
 
