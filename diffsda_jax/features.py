@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from diffsda_jax.audio.spectrogram import LinearSpec, MelSpec, log_linear, log_mel, resample
@@ -69,6 +69,13 @@ class FrontEnd:
         x = jax.ShapeDtypeStruct((1, self.num_samples), jnp.float32)
         return jax.eval_shape(self.__call__, x).shape[1:]
 
+    def num_frames(self, num_samples: Int[np.ndarray, "B"] | Array) -> Int[np.ndarray, "B"] | Array:
+        """Frames, from the first on, that hold something of the first samples: 1 to V of each."""
+        spec = self.spectrogram
+        samples_a_frame = spec.hop * self.source_rate_hz / spec.sample_rate_hz
+        frames = -(-num_samples // samples_a_frame)
+        return frames.clip(1, self.shape()[0]).astype(np.int32)
+
     def element(self, spec: ElementSpec) -> ElementSpec:
         """The element after the front end."""
         _, bins = self.shape()
@@ -79,6 +86,24 @@ class FrontEnd:
             feature_names=tuple(f"{self.kind} {number}" for number in range(bins)),
             fps=self.spectrogram.sample_rate_hz / self.spectrogram.hop,
         )
+
+
+def frames_of_batch(
+    front_end: FrontEnd, normalizer: Normalizer
+) -> Callable[[dict[str, Array]], dict[str, Array]]:
+    """Makes of a batch of waveforms a batch of sequences, traceable by JAX.
+
+    ``x`` ``[B, N]`` becomes ``[B, V, F]``, ``length`` counts frames instead of samples, and
+    ``mask`` ``[B, V]`` is False in what only fills up a chunk.
+    """
+    frames_of = normalized(front_end, normalizer)
+
+    def convert(batch: dict[str, Array]) -> dict[str, Array]:
+        x, length = frames_of(batch["x"]), front_end.num_frames(batch["length"])
+        mask = jnp.arange(x.shape[1])[None] < length[:, None]
+        return {**batch, "x": x, "length": length, "mask": mask}
+
+    return convert
 
 
 def normalized(
@@ -154,7 +179,8 @@ def _fit(source: Source, front_end: FrontEnd, target_std: float) -> Normalizer:
             if not chunks:
                 continue
             frames = np.asarray(frames_of(_stack(chunks, _BATCH)))[: len(chunks)]
-            frames = frames.reshape(-1, frames.shape[-1]).astype(np.float64)
+            counts = _num_frames(front_end, chunks)
+            frames = frames[np.arange(frames.shape[1]) < counts[:, None]].astype(np.float64)
             shift = frames.mean(0) if shift is None else shift  # so that the squares lose no digits
             sums[0] += len(frames)
             sums[1] += (frames - shift).sum(0)
@@ -193,7 +219,7 @@ def load_frames(
       limit: chunks at most; of more, whole recordings are taken, spread evenly over the split.
 
     Returns:
-      ``x`` ``[N, V, F]``, ``length``, and the labels of the source.
+      ``x`` ``[N, V, F]``, ``length`` in frames, and the labels of the source.
 
     Raises:
       ValueError: nothing can be read, or too much cannot.
@@ -205,8 +231,10 @@ def load_frames(
         if not chunks:
             continue
         frames = np.asarray(frames_of(_stack(chunks, _BATCH)))[: len(chunks)]
+        counts = _num_frames(front_end, chunks)
         arrays += [
-            {**chunk, "x": x, "length": len(x)} for chunk, x in zip(chunks, frames, strict=True)
+            {**chunk, "x": x, "length": count}
+            for chunk, x, count in zip(chunks, frames, counts, strict=True)
         ]
     if not arrays:
         raise ValueError(f"{source.name}/{source.split}: no element can be read")
@@ -236,6 +264,12 @@ def _choose(source: Source, limit: int) -> np.ndarray:
 def _blocks(index: np.ndarray, size: int) -> list[np.ndarray]:
     """Consecutive parts of at most ``size``."""
     return [index[first : first + size] for first in range(0, len(index), size)]
+
+
+def _num_frames(front_end: FrontEnd, chunks: list[dict[str, Any]]) -> np.ndarray:
+    """Frames of each chunk that are not filling; all of them where the source knows no lengths."""
+    samples = [chunk.get("length", len(chunk["x"])) for chunk in chunks]
+    return front_end.num_frames(np.array(samples))
 
 
 def _stack(chunks: list[dict[str, Any]], size: int) -> np.ndarray:

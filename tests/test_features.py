@@ -221,18 +221,49 @@ def test_the_loss_of_waveforms_is_that_of_their_frames(experiment):
     transformation, _, from_waveforms = experiments.make_training(experiment, mesh)
     on_frames = experiments.make_training(dataclasses.replace(experiment, front_end=None), mesh)[2]
     state = experiments.initial_state(experiment, transformation, mesh)
-    waves = next(experiments.make_iterator(experiment, seed=0))["x"]
-    assert waves.shape == (8, SAMPLES)
+    batch = next(experiments.make_iterator(experiment, seed=0))
+    waves, length = batch["x"], batch["length"]
+    assert waves.shape == (8, SAMPLES) and (length == SAMPLES).all()
     frames = experiment.normalizer.apply(np.asarray(experiment.front_end(jnp.asarray(waves))))
 
-    def loss_of(loss_fn, x):
-        batch = {"x": jnp.asarray(x)}
+    def loss_of(loss_fn, x, **others):
+        batch = {name: jnp.asarray(value) for name, value in {"x": x, **others}.items()}
         return float(loss_fn(state.params, state.constants, batch, jax.random.key(0))[0])
 
     from_waveforms, on_frames = jax.jit(from_waveforms), jax.jit(on_frames)
     expected = loss_of(on_frames, frames)
-    assert loss_of(from_waveforms, waves) == pytest.approx(expected, rel=1e-4)
+    assert loss_of(from_waveforms, waves, length=length) == pytest.approx(expected, rel=1e-4)
     assert loss_of(on_frames, frames[::-1]) != pytest.approx(expected, rel=1e-4)  # control
+    # What only fills a chunk up is neither encoded nor scored, whatever it holds.
+    short = np.where(np.arange(8) < 3, 200, SAMPLES)
+    filled = np.where(np.arange(SAMPLES) < short[:, None] + 1024, waves, 0.7).astype(np.float32)
+    part = loss_of(from_waveforms, waves, length=short)
+    assert loss_of(from_waveforms, filled, length=short) == pytest.approx(part, rel=1e-5)
+    assert part < 0.9 * expected
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_frames"), [(1, 1), (185, 1), (186, 2), (6400, 35), (12_800, 68)]
+)
+def test_frames_that_hold_something_of_the_first_samples(num_samples, num_frames):
+    """A hop of 256 samples at 22,050 Hz is 185.8 samples at 16,000 Hz."""
+    front_end = FrontEnd("mel", 16_000, 12_800)
+    for array in (np.array([num_samples]), jnp.array([num_samples])):
+        assert front_end.num_frames(array).tolist() == [num_frames]
+
+
+def test_statistics_leave_out_what_fills_chunks_up(tmp_path):
+    """Chunks of 200 samples hold 2 frames each, whatever follows."""
+
+    class Short(Recordings):
+        def load(self, index, rng):
+            return {**super().load(index, rng), "length": 200}
+
+    source = Short((70, 30))
+    normalizer = fit_front_end_normalizer(source, FRONT_END, 0.5, tmp_path)
+    frames = raw_frames(source, range(100))[:, :2].reshape(-1, 80).astype(np.float64)
+    np.testing.assert_allclose(normalizer.mean, frames.mean(0), rtol=1e-5)
+    assert (load_frames(source, FRONT_END, normalizer, 100)["length"] == 2).all()
 
 
 def test_a_length_that_the_front_end_does_not_give_is_refused(experiment):

@@ -5,6 +5,7 @@ import numpy as np
 from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals.context import Context
 from diffsda_jax.evals.downstream import known_factors, tasks
+from diffsda_jax.evals.faces import face_reconstruction, faces
 from diffsda_jax.evals.interface import Clips
 from diffsda_jax.evals.probes import chance_level, probe_factors
 from diffsda_jax.evals.sounds import cepstral_distances
@@ -102,8 +103,11 @@ def swap(context: Context) -> Outcome:
     if context.kind == "video" and "position" in context.test:
         result.update(_trajectory(context, x_swap, static_index, dynamic_index))
     if context.sound is not None:
-        donors = (context.test["x"][index] for index in (static_index, dynamic_index))
-        result.update(cepstral_distances(x_swap, *donors, context.sound.denormalize))
+        indices = (static_index, dynamic_index)
+        donors = (context.test["x"][index] for index in indices)
+        lengths = (context.pick("length", index) for index in indices)
+        voices = cepstral_distances(x_swap, *donors, context.sound.denormalize, *lengths)
+        result.update(voices)
     if not result:
         notes.append("swap metrics skipped: they need a judge or positions; see the pictures")
     return result, notes
@@ -143,6 +147,8 @@ PARTS = {
     "utterances": utterances,
     "tasks": tasks,
     "known_factors": known_factors,
+    "faces": faces,
+    "face_reconstruction": face_reconstruction,
 }
 
 

@@ -7,19 +7,21 @@ import scipy.fft
 from jaxtyping import Float, Integer
 
 from diffsda_jax.evals.context import Context
-from diffsda_jax.evals.interface import Clips, Sound
+from diffsda_jax.evals.interface import Clips, Lengths, Sound, mean_over_steps, valid_steps
 from diffsda_jax.evals.swap import decode_factors, make_start
 from diffsda_jax.factors import Factors
 
 _CEPSTRA = slice(1, 14)  # of the mean mel-cepstrum: the shape of a voice, without its loudness
 _REAL = ("/voice", "/words")
 _NATS_TO_DB = 10.0 / np.log(10.0)
+Frames = Float[np.ndarray, "T F"]
 
 
 def make_sounds(context: Context, sound: Sound, count: int) -> dict[str, Float[np.ndarray, " N"]]:
     """Waveforms of a few swaps: who gives the voice, who the words, and the result.
 
-    Whole recordings: s is the mean over the chunks of one, d comes from each chunk of the other.
+    Whole recordings: s is the mean over the chunks of one, as in verification, d comes from each
+    chunk of the other.
     ``reconstruction`` is the words with their own voice, to compare. Both are decoded from the
     start noise of the settings; sampled steps flicker, so ``zero`` is best listened to.
 
@@ -30,17 +32,23 @@ def make_sounds(context: Context, sound: Sound, count: int) -> dict[str, Float[n
     if not voices:
         return {}
     decoded = _decode(context, voices + words, words + words)
-    frames: dict[str, Clips] = {}
+    frames: dict[str, Frames] = {}
     for number, (voice, word) in enumerate(zip(voices, words, strict=True)):
-        frames[f"swap_{number}/voice"] = context.test["x"][voice]
-        frames[f"swap_{number}/words"] = context.test["x"][word]
-        frames[f"swap_{number}/result"] = decoded[number]
-        frames[f"swap_{number}/reconstruction"] = decoded[number + len(voices)]
+        frames[f"swap_{number}/voice"] = _joined(context, voice, context.test["x"][voice])
+        frames[f"swap_{number}/words"] = _joined(context, word, context.test["x"][word])
+        frames[f"swap_{number}/result"] = _joined(context, word, decoded[number])
+        own = decoded[number + len(voices)]
+        frames[f"swap_{number}/reconstruction"] = _joined(context, word, own)
     return _play(frames, sound)
 
 
 def cepstral_distances(
-    x: Clips, x_static: Clips, x_dynamic: Clips, denormalize: Callable[[Clips], Clips]
+    x: Clips,
+    x_static: Clips,
+    x_dynamic: Clips,
+    denormalize: Callable[[Clips], Clips],
+    length_static: Lengths | None = None,
+    length_dynamic: Lengths | None = None,
 ) -> dict[str, float]:
     """How near the mean mel-cepstrum of a swap is to that of either donor.
 
@@ -53,6 +61,8 @@ def cepstral_distances(
       x_static: the clips that gave the static factor.
       x_dynamic: the clips that gave the dynamics.
       denormalize: to log mel.
+      length_static: real steps of the first donors; None means all V.
+      length_dynamic: of the others, and of the swaps.
 
     Returns:
       Means over the swaps in dB, and the share of swaps nearer to the static donor.
@@ -61,14 +71,14 @@ def cepstral_distances(
       Kubichek 1993, mel-cepstral distance.
     """
 
-    def voice(frames: Clips) -> Float[np.ndarray, "P K"]:
-        mean = np.asarray(denormalize(frames)).mean(1)
+    def voice(frames: Clips, length: Lengths | None) -> Float[np.ndarray, "P K"]:
+        mean = mean_over_steps(np.asarray(denormalize(frames)), length)
         return scipy.fft.dct(mean, norm="ortho", axis=-1)[:, _CEPSTRA] * np.sqrt(2 / mean.shape[1])
 
-    swapped = voice(x)
+    swapped = voice(x, length_dynamic)
     to_static, to_dynamic = (
-        _NATS_TO_DB * np.sqrt(2.0 * ((swapped - voice(donor)) ** 2).sum(-1))
-        for donor in (x_static, x_dynamic)
+        _NATS_TO_DB * np.sqrt(2.0 * ((swapped - voice(donor, length)) ** 2).sum(-1))
+        for donor, length in ((x_static, length_static), (x_dynamic, length_dynamic))
     )
     return {
         "cepstral_distance_to_static_db": float(to_static.mean()),
@@ -103,7 +113,11 @@ def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray])
         np.asarray(part) for part in (context.test_factors.static, context.test_factors.dynamic)
     )
     pairs = list(zip(voices, words, strict=True))
-    static = [np.tile(s[voice].mean(0), (len(word), 1)) for voice, word in pairs]
+    weights = valid_steps(*d.shape[:2], context.test.get("length")).sum(1)
+    static = [
+        np.tile(np.average(s[voice], axis=0, weights=weights[voice]), (len(word), 1))
+        for voice, word in pairs
+    ]
     # For a start from the voice's own noise: its chunks, over again where the words have more.
     targets = np.concatenate([np.resize(voice, len(word)) for voice, word in pairs])
     chunks, settings = np.concatenate(words), context.settings
@@ -127,13 +141,18 @@ def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray])
     return np.split(decoded, np.cumsum([len(word) for word in words])[:-1])
 
 
-def _play(frames: dict[str, Clips], sound: Sound) -> dict[str, Float[np.ndarray, " N"]]:
-    """Chunks joined and made audible, all in one batch that is padded with silence.
+def _joined(context: Context, chunks: Integer[np.ndarray, " C"], x: Clips) -> Frames:
+    """Chunks one after the other, without what only fills them up."""
+    return x[valid_steps(*x.shape[:2], context.pick("length", chunks))]
+
+
+def _play(frames: dict[str, Frames], sound: Sound) -> dict[str, Float[np.ndarray, " N"]]:
+    """Recordings made audible, all in one batch that is padded with silence.
 
     What is decoded is kept within the quietest and the loudest of the real recordings: the levels
     are exponents, and a model that is not trained yet gives any number, or none: that is silence.
     """
-    joined = [sound.denormalize(x).reshape(-1, x.shape[-1]) for x in frames.values()]
+    joined = [sound.denormalize(x) for x in frames.values()]
     real = [x for name, x in zip(frames, joined, strict=True) if name.endswith(_REAL)]
     quiet, loud = min(float(x.min()) for x in real), max(float(x.max()) for x in real)
     joined = [np.clip(np.nan_to_num(x, nan=quiet), quiet, loud) for x in joined]

@@ -120,19 +120,20 @@ def utterance_factors(
 
     Returns:
       ``(static, dynamic, first)``, utterances in the order of their ``group``: mean of ``s`` over
-      the chunks, mean of ``d`` over all real steps of all chunks, and the place of the first chunk.
+      the chunks, each with the weight of its real steps; mean of ``d`` over all real steps of all
+      chunks; and the place of the first chunk.
     """
-    _, first, utterance, num_chunks = np.unique(
-        group, return_index=True, return_inverse=True, return_counts=True
-    )
-    num_steps = valid_steps(*dynamic.shape[:2], length).sum(1)
-    mean = mean_over_steps(dynamic, length)
-    static_sum = np.zeros((len(first), static.shape[1]))
-    dynamic_sum = np.zeros((len(first), dynamic.shape[2]))
-    np.add.at(static_sum, utterance, static)
-    np.add.at(dynamic_sum, utterance, mean * num_steps[:, None])
+    _, first, utterance = np.unique(group, return_index=True, return_inverse=True)
+    # A chunk without a real step, which sources do not give, has some weight: no mean is 0 / 0.
+    num_steps = np.maximum(valid_steps(*dynamic.shape[:2], length).sum(1), 1)
     total = np.bincount(utterance, weights=num_steps, minlength=len(first))
-    return static_sum / num_chunks[:, None], dynamic_sum / np.maximum(total, 1)[:, None], first
+
+    def mean(values: Float[np.ndarray, "N E"]) -> Float[np.ndarray, "U E"]:
+        sums = np.zeros((len(first), values.shape[1]))
+        np.add.at(sums, utterance, values * num_steps[:, None])
+        return sums / total[:, None]
+
+    return mean(static), mean(mean_over_steps(dynamic, length)), first
 
 
 def speaker_eer(
@@ -146,10 +147,10 @@ def speaker_eer(
 ) -> dict[str, float]:
     """Equal error rates in percent of ``s`` and of the mean of ``d`` over the real steps.
 
-    In both forms all pairs of utterances are compared, the threshold is the equal-error one of the
-    test pairs themselves, and ``s`` is the plain mean over chunks. They differ in padding only:
-    `corrected` leaves it out of the mean of ``d``; `reference` knows no lengths. The silence that
-    fills up a recording's last chunk is part of it, as in training; see ``last_chunk`` of speech.
+    In both forms all pairs of utterances are compared, and the threshold is the equal-error one of
+    the test pairs themselves. They differ in what fills up chunks only: `corrected` leaves it out
+    of both means, so that a chunk weighs as much as it has real steps; `reference` knows no
+    lengths. With ``last_chunk="pad"`` of speech, filling counts as part of the recording.
 
     Args:
       static: one static factor for each utterance, or chunk of one.

@@ -137,6 +137,11 @@ def test_chunks_are_slices_and_the_last_is_padded(libri):
     np.testing.assert_array_equal(np.concatenate(chunks[:3])[:32_000], samples)
     assert not np.concatenate(chunks[:3])[32_000:].any()
     assert chunks[3][:8000].any() and not chunks[3][8000:].any()  # shorter than a chunk
+    counted = [element["length"] for element in elements(source)]
+    assert counted == [CHUNK, CHUNK, 32_000 - 2 * CHUNK, 8000]
+    padded = LibriSpeech("test", str(libri), last_chunk="pad")  # silence that counts
+    assert [element["length"] for element in elements(padded)] == [CHUNK] * 4
+    assert padded.fingerprint() != source.fingerprint()
     dropped = LibriSpeech("test", str(libri), last_chunk="drop")
     assert len(dropped) == 3 and dropped.fingerprint() != source.fingerprint()
     np.testing.assert_array_equal(elements(dropped)[2]["x"], chunks[3])
@@ -178,7 +183,7 @@ def test_librispeech_says_what_is_missing(libri, caplog):
     ("options", "message"),
     [
         ({"chunk_seconds": 0.0}, "chunk_seconds=0.0 of source 'librispeech': use 1/16000 or more"),
-        ({"last_chunk": "keep"}, r"last_chunk='keep' of source 'librispeech': use \('pad', 'drop"),
+        ({"last_chunk": "keep"}, r"last_chunk='keep' of source 'librispeech': use \('mask', 'pad'"),
     ],
 )
 def test_bad_options(libri, options, message):

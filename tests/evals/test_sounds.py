@@ -116,6 +116,20 @@ def which(recordings, wave):
     )
 
 
+def test_what_fills_chunks_up_is_not_heard(speech):
+    data, _ = speech
+    length = np.full(len(data["x"]), STEPS)
+    length[np.cumsum(CHUNKS) - 1] = 2  # of the last chunk of each recording
+    sounds = make_sounds(context(VoiceOracle(), {**data, "length": length}), SOUND, 6)
+    allowed = {HOP * (STEPS * (count - 1) + 2) for count in CHUNKS}
+    assert {len(wave) for wave in sounds.values()} == allowed
+    spoilt = {**data, "length": length, "x": data["x"].copy()}
+    spoilt["x"][length == 2, 2:] = data["x"].min()
+    voices = make_sounds(context(VoiceOracle(), spoilt), SOUND, 6)
+    for name in ("swap_0/voice", "swap_3/words"):
+        np.testing.assert_array_equal(voices[name], sounds[name])
+
+
 def test_the_count_is_a_limit_and_the_seed_decides(speech):
     data, _ = speech
     few = make_sounds(context(VoiceOracle(), data), SOUND, 2)
@@ -215,6 +229,15 @@ def test_neither_words_nor_loudness_count():
     result = cepstral_distances(swapped, x_static, x_dynamic, denormalize)
     assert result["cepstral_distance_to_static_db"] < 1e-4
     assert result["nearer_to_static_percent"] == 100.0
+
+
+def test_what_fills_clips_up_is_no_part_of_a_voice():
+    x_static, x_dynamic = donors()
+    short = np.full(40, STEPS // 2)
+    cut = [x[:, : STEPS // 2] for x in (x_dynamic, x_static, x_dynamic)]
+    filled = [np.concatenate([x, np.full_like(x, 9.0)], axis=1) for x in cut]
+    whole = cepstral_distances(*cut, denormalize)
+    assert cepstral_distances(*filled, denormalize, short, short) == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("order", [1, 5, 13])

@@ -23,7 +23,7 @@ from diffsda_jax.data.sources.base import (
 _LOG = logging.getLogger(__name__)
 
 SAMPLE_RATE_HZ = 16_000
-LAST_CHUNK = ("pad", "drop")
+LAST_CHUNK = ("mask", "pad", "drop")
 _PROBE_THREADS = 8
 _NAMED = 3  # files that are named one by one in the log
 _REPEATED_SHARE = 0.5  # of the utterances, for sentences to make classes
@@ -73,7 +73,7 @@ class SpeechSource(Source):
         split: str,
         root: str,
         chunk_seconds: float = 0.8,
-        last_chunk: str = "pad",
+        last_chunk: str = "mask",
         max_skipped_share: float = 0.05,
     ):
         """Lists the utterances of both splits and reads the headers of those of `split`.
@@ -82,8 +82,9 @@ class SpeechSource(Source):
             split: "train" or "test".
             root: the folder.
             chunk_seconds: length of an element; 0.8 s are 12,800 samples.
-            last_chunk: "pad" fills up the end of an utterance with zeros, "drop" leaves it out. An
-                utterance shorter than a chunk is filled up either way.
+            last_chunk: what becomes of the end of an utterance: "mask" fills it up with zeros that
+                do not count, "pad" with zeros that count as silence, as in the paper, "drop" leaves
+                it out. An utterance shorter than a chunk is filled up in any case.
             max_skipped_share: see `Source`; a share of the utterances.
 
         Raises:
@@ -155,7 +156,7 @@ class SpeechSource(Source):
 
     def num_chunks(self, num_samples: int) -> int:
         """Chunks of an utterance of `num_samples` at 16 kHz, 1 or more."""
-        up = self._chunk - 1 if self._last_chunk == "pad" else 0
+        up = 0 if self._last_chunk == "drop" else self._chunk - 1
         return max(1, (num_samples + up) // self._chunk)
 
     def __len__(self) -> int:
@@ -193,7 +194,7 @@ class SpeechSource(Source):
         return number, index - (int(self._ends[number - 1]) if number else 0)
 
     def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Chunk `index`: `x` `[chunk]` in [-1, 1], and its labels; draws nothing from `rng`."""
+        """Chunk `index`: `x` `[chunk]` in [-1, 1], `length`, its samples that count, and labels."""
         del rng
         number, chunk = self._place(index)
         utterance = self._utterances[number]
@@ -204,6 +205,7 @@ class SpeechSource(Source):
             self._check_whole(utterance)
         element = {
             "x": np.pad(samples, (0, self._chunk - len(samples))),
+            "length": self._chunk if self._last_chunk == "pad" else len(samples),
             "static_label": self._speakers[utterance.speaker],
             "group": number,
         }

@@ -45,7 +45,7 @@ class Timit(SpeechSource):
         root: str,
         sentences: str = "all but SA",
         chunk_seconds: float = 0.8,
-        last_chunk: str = "pad",
+        last_chunk: str = "mask",
         max_skipped_share: float = 0.05,
     ):
         """See `SpeechSource`.
@@ -145,7 +145,7 @@ class LibriSpeech(SpeechSource):
         train_subsets: Sequence[str] = ("train-clean-360",),
         test_subsets: Sequence[str] = ("test-clean",),
         chunk_seconds: float = 0.8,
-        last_chunk: str = "pad",
+        last_chunk: str = "mask",
         max_skipped_share: float = 0.05,
     ):
         """See `SpeechSource`.
@@ -246,7 +246,7 @@ class SpeechFolder(SpeechSource):
         test_share: float = 0.2,
         split_by: str = "speaker",
         chunk_seconds: float = 0.8,
-        last_chunk: str = "pad",
+        last_chunk: str = "mask",
         max_skipped_share: float = 0.05,
     ):
         """See `SpeechSource`.
