@@ -20,14 +20,14 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _INDEX_CACHE = 256  # files whose presentation times are remembered
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name; hidden files are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def list_images(folder: Path) -> list[Path]:
-    """Images directly in a folder, in natural order; hidden files are left out."""
-    images = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
-    return sorted(images, key=lambda path: natural_key(path.name))
+    """Images directly in a folder, in natural order."""
+    return sorted(filter(is_image, folder.iterdir()), key=lambda path: natural_key(path.name))
 
 
 def count_frames(path: Path) -> int:
@@ -41,7 +41,7 @@ def count_frames(path: Path) -> int:
     """
     with _broken_when_unreadable():
         if path.is_dir():
-            return len(list_images(path))
+            return sum(map(is_image, path.iterdir()))
         if path.suffix.lower() == ".gif":
             from PIL import Image
 
@@ -67,6 +67,26 @@ def read_frames(
         BrokenItemError: a frame cannot be decoded.
         ImportError: PyAV is needed and missing.
     """
+    return np.stack(list(iter_frames(path, indices, size)))
+
+
+def iter_frames(
+    path: Path, indices: Sequence[int], size: int
+) -> Iterator[UInt8[np.ndarray, "{size} {size} 3"]]:
+    """Decodes frames one by one, holding one at a time: `read_frames` for clips of any length.
+
+    Args:
+        path: see `read_frames`, as for all here.
+        indices: see there.
+        size: see there.
+
+    Yields:
+        The frames in the order of `indices`.
+
+    Raises:
+        BrokenItemError: see there; when the frame that cannot be decoded is reached.
+        ImportError: see there.
+    """
     with _broken_when_unreadable():
         if path.is_dir():
             images = _read_images(path, indices)
@@ -74,12 +94,16 @@ def read_frames(
             images = _read_gif(path, indices)
         else:
             images = _read_video(path, indices)
-        return np.stack([_square(image, size) for image in images])
+        yield from (_square(image, size) for image in images)
 
 
 @contextmanager
-def _broken_when_unreadable() -> Iterator[None]:
-    """Turns what Pillow, PyAV and the file system say about bad files into BrokenItemError."""
+def _broken_when_unreadable(part: str = "") -> Iterator[None]:
+    """Turns what Pillow, PyAV and the file system say about bad files into BrokenItemError.
+
+    Args:
+        part: the part of the clip that is read, for the message.
+    """
     try:
         yield
     except (BrokenItemError, ImportError):
@@ -87,14 +111,15 @@ def _broken_when_unreadable() -> Iterator[None]:
     # Pillow reports bad PNG files by SyntaxError.
     except (OSError, EOFError, ValueError, SyntaxError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise BrokenItemError(f"cannot be decoded: {type(error).__name__}: {reason}") from error
+        where = f"{part}: " if part else ""
+        message = f"cannot be decoded: {where}{type(error).__name__}: {reason}"
+        raise BrokenItemError(message) from error
 
 
 def _square(image: Any, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Centre square of an image, scaled to `size` pixels."""
+    """Centre square of an RGB image, scaled to `size` pixels."""
     from PIL import Image
 
-    image = image.convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -108,9 +133,9 @@ def _read_images(folder: Path, indices: Sequence[int]) -> Iterator[Any]:
     paths = list_images(folder)
     _check_reach(len(paths), indices)
     for index in indices:
-        with Image.open(paths[index]) as image:
-            image.load()
-            yield image
+        path = paths[index]
+        with _broken_when_unreadable(path.name), Image.open(path) as image:
+            yield image.convert("RGB")
 
 
 def _read_gif(path: Path, indices: Sequence[int]) -> Iterator[Any]:
@@ -129,13 +154,13 @@ def _check_reach(count: int, indices: Sequence[int]) -> None:
         raise BrokenItemError(f"frame {indices[-1]} is wanted, {count} can be read")
 
 
-def _import_av() -> Any:
+def import_av() -> Any:
     """PyAV, or an ImportError that says how to get it."""
     try:
         import av
     except ImportError:
         raise ImportError(
-            "reading .mp4, .webm and .mov needs PyAV: pip install 'diffsda_jax[media]' (GIFs and "
+            ".mp4, .webm and .mov need PyAV: pip install 'diffsda_jax[media]' (GIFs and "
             "folders of images work without it)"
         ) from None
     return av
@@ -144,7 +169,7 @@ def _import_av() -> Any:
 @contextmanager
 def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """Container and first video stream of a file."""
-    av = _import_av()
+    av = import_av()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -170,34 +195,39 @@ def _times_of_version(path: Path, size: int, changed_ns: int) -> tuple[int, ...]
             for packet in container.demux(stream)
             if packet.size and packet.pts is not None and not packet.is_discard
         ]
-    return tuple(sorted(times))
+    return tuple(sorted(set(times)))
 
 
-def _read_video(path: Path, indices: Sequence[int]) -> list[Any]:
+def _read_video(path: Path, indices: Sequence[int]) -> Iterator[Any]:
     """Frames of a video file: from the key frame before them, or else from the start."""
     times = _presentation_times(path)
     _check_reach(len(times), indices)
     wanted = [times[index] for index in indices]
-    found = _decode(path, wanted, seek=True)
-    if len(found) < len(wanted):  # an open group of pictures: its first frames need the one before
-        found = _decode(path, wanted, seek=False)
-    missing = [index for index, time in zip(indices, wanted, strict=True) if time not in found]
-    if missing:
-        raise BrokenItemError(f"frame {missing[0]} cannot be decoded")
-    return [found[time] for time in wanted]
+    done = 0
+    # After a seek, the first frames of an open group of pictures lack the group before: the second
+    # time round they come out of a decoder that has seen everything.
+    for seek in (True, False):
+        for image in _decode(path, wanted[done:], seek):
+            yield image
+            done += 1
+        if done == len(wanted):
+            return
+    raise BrokenItemError(f"cannot be decoded: frame {indices[done]} is damaged or missing")
 
 
-def _decode(path: Path, wanted: Sequence[int], seek: bool) -> dict[int, Any]:
-    """Images by presentation time, as far as they can be decoded without damage."""
-    found = {}
+def _decode(path: Path, wanted: Sequence[int], seek: bool) -> Iterator[Any]:
+    """Images with these rising presentation times, up to the first one without or with damage."""
     with _open_video(path) as (container, stream):
         if seek:
             container.seek(wanted[0], stream=stream)
+        place = 0
         for frame in container.decode(stream):
-            if frame.pts in wanted and not frame.is_corrupt:
-                image = frame.to_image()
-                # Phones store turned pictures; both angles count counter-clockwise.
-                found[frame.pts] = image.rotate(frame.rotation, expand=True)
-            if frame.pts is not None and frame.pts >= wanted[-1]:
-                break
-    return found
+            if frame.pts is None or frame.pts < wanted[place]:
+                continue
+            if frame.pts > wanted[place] or frame.is_corrupt:
+                return
+            # Phones store turned pictures; both angles count counter-clockwise.
+            yield frame.to_image().rotate(frame.rotation, expand=True)
+            place += 1
+            if place == len(wanted):
+                return

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from diffsda_jax.data.face_crop import crop_face, find_faces, import_callable
+from diffsda_jax.data.face_crop import crop_face, find_faces, import_callable, median_box
 
 
 def test_a_crop_stays_in_the_frame():
@@ -21,6 +21,13 @@ def test_faces_are_the_largest_boxes():
     boxes = find_faces(lambda frame: next(answers), frames)
     assert np.isnan(boxes[:2]).all()
     np.testing.assert_array_equal(boxes[2:], [[1, 1, 5, 4], [-1, 0, 3, 3]])
+
+
+def test_the_median_leaves_out_frames_without_a_face():
+    none = [np.nan] * 4
+    faces = np.array([none, [0, 0, 9, 9], [2, 1, 8, 9], none, [1, 5, 30, 9]], np.float64)
+    np.testing.assert_array_equal(median_box(faces), [1, 1, 9, 9])
+    assert np.isnan(median_box(faces[:1])).all()
 
 
 @pytest.mark.parametrize("answer", [[1, 2, 3, 4], [[5, 5, 2, 2]], [[0, 0, 1]], [[0, 0, 1, np.nan]]])

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from diffsda_jax.data.sources import ElementSpec, Source
+from diffsda_jax.data.sources import ElementSpec, Source, make_source
 from diffsda_jax.data.sources.pairs import (
     Pair,
+    PairWindows,
     clip_indices,
     clip_names,
     read_pairs,
@@ -11,6 +12,7 @@ from diffsda_jax.data.sources.pairs import (
     write_pairs,
 )
 
+RNG = np.random.default_rng(0)
 HEADER = "static_clip,dynamic_clip,static_start,dynamic_start"
 
 
@@ -189,3 +191,86 @@ def test_every_pair_can_be_drawn_and_no_more():
     ]:
         with pytest.raises(ValueError, match="sample_pairs: .*give|sample_pairs: .*use"):
             sample_pairs(clips, count, labels=labels)
+
+
+@pytest.fixture
+def videos(tmp_path, write_frames):
+    """Test clips of 30, 31 and 32 frames whose grey levels tell their numbers."""
+    for number, name in enumerate(("anna", "bert", "carl")):
+        write_frames(tmp_path / "test" / name, 30 + number, size=(8, 8))
+    return lambda split="test", name="video_folder", **options: make_source(
+        name, split, root=str(tmp_path), length=4, stride=2, size=8, **options
+    )
+
+
+def test_the_windows_of_pairs_are_read(videos, numbers_of, written):
+    path = written(HEADER + "\ntest/carl,test/anna,25,3\ntest/anna,test/carl,0,0\n")
+    source = videos()
+    pairs = read_pairs(path, source)
+    static, dynamic = windows_of(source, pairs)
+    assert [numbers_of(element["x"]) for element in static] == [[25, 27, 29, 31], [0, 2, 4, 6]]
+    assert [numbers_of(element["x"]) for element in dynamic] == [[3, 5, 7, 9], [0, 2, 4, 6]]
+    for side, start, found in zip(
+        clip_indices(pairs, source),
+        ("static_start", "dynamic_start"),
+        (static, dynamic),
+        strict=True,
+    ):
+        for index, pair, element in zip(side, pairs, found, strict=True):
+            window = source.load_window(int(index), getattr(pair, start))
+            np.testing.assert_array_equal(window["x"], element["x"])
+    windows = PairWindows(source, pairs)
+    assert windows.spec == source.spec and windows.fingerprint() != source.fingerprint()
+    assert [windows.item_name(place) for place in range(4)] == [
+        "test/carl",
+        "test/anna",
+        "test/anna",
+        "test/carl",
+    ]
+
+
+def test_pairs_of_a_source_that_repeats_its_clips(videos, tmp_path, numbers_of):
+    (tmp_path / "test").rename(tmp_path / "train")
+    source = videos("train", "taichi", repeats=5)
+    assert len(source) == 15 and clip_names(source) == ["train/anna", "train/bert", "train/carl"]
+    pair = Pair("train/bert", "train/carl", 24, 2)
+    assert [index.tolist() for index in clip_indices([pair], source)] == [[1], [2]]
+    (static,), (dynamic,) = windows_of(source, [pair])
+    assert numbers_of(static["x"]) == [24, 26, 28, 30] and numbers_of(dynamic["x"]) == [2, 4, 6, 8]
+
+
+def windows_of(source, pairs):
+    """All static and all dynamic elements."""
+    windows = PairWindows(source, pairs)
+    elements = [windows.load(place, RNG) for place in range(len(windows))]
+    return elements[: len(pairs)], elements[len(pairs) :]
+
+
+def test_windows_of_pairs_that_do_not_fit(videos, written):
+    source = videos()
+    path = written(HEADER + "\ntest/anna,test/bert,0,24\ntest/anna,test/bert,0,25\n")
+    message = r"line 3: dynamic_start=25: the windows of clip 'test/bert' start at frame 0 to 24: u"
+    with pytest.raises(ValueError, match=message) as caught:
+        read_pairs(path, source)
+    assert "\n" not in str(caught.value)
+    for pair, message in [
+        (Pair("test/anna", "test/bert", 24, 0), "pair 1: static_start=24: .*'test/anna' .* to 23"),
+        (Pair("test/anna", "test/bert", 0, -1), "pair 1: dynamic_start=-1"),
+        (Pair("test/anna", "test/dora"), "pair 1: source .* has no clip 'test/dora'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            PairWindows(source, [pair])  # before anything is read
+    with pytest.raises(ValueError, match="source 'listed' cannot read a window from a given frame"):
+        PairWindows(Listed(["a", "b"]), [Pair("a", "b")])
+
+
+def test_pairs_of_broken_clips_are_named(videos, tmp_path):
+    torn = tmp_path / "test" / "carl" / "frame_4.png"
+    torn.write_bytes(torn.read_bytes()[:50])
+    windows = PairWindows(
+        videos(), [Pair("test/anna", "test/bert"), Pair("test/anna", "test/carl")]
+    )
+    assert len(windows) == 4 and windows.load(0, RNG)["x"].shape == (4, 8, 8, 3)
+    message = r"pair 2: clip test/carl: cannot be decoded: frame_4.png: .*: repair the clip, or rem"
+    with pytest.raises(ValueError, match=message):
+        windows.load(3, RNG)

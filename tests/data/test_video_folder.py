@@ -1,4 +1,3 @@
-import builtins
 import json
 import shutil
 
@@ -6,38 +5,21 @@ import numpy as np
 import pytest
 
 from diffsda_jax.data import video_io
+from diffsda_jax.data.frame_counts import FrameCounts
 from diffsda_jax.data.pipeline import load_arrays, make_train_iterator
-from diffsda_jax.data.sources import BrokenItemError, make_source
+from diffsda_jax.data.sources import make_source
 from diffsda_jax.data.transforms import Normalizer
 
 RNG = np.random.default_rng(0)
 GOP = "keyint=8:min-keyint=8:scenecut=0"
 
 
+def frame_numbers(frames):
+    return [round((float(frame.mean()) - 20) / 5) for frame in frames]
+
+
 def folder(split, root, **options):
     return make_source("video_folder", split, root=str(root), **{"size": 16, **options})
-
-
-@pytest.mark.parametrize(
-    ("suffix", "options"),
-    [
-        (".mp4", {"x264-params": f"{GOP}:bframes=0"}),
-        (".mp4", {"x264-params": f"{GOP}:bframes=3:b-adapt=0"}),
-        (".mp4", {"x264-params": f"{GOP}:bframes=3:b-adapt=0:open-gop=1"}),
-        (".mov", {"x264-params": f"{GOP}:bframes=2:b-adapt=0"}),
-        (".webm", {"g": "8"}),
-    ],
-)
-def test_any_window_of_a_video_is_decoded_exactly(tmp_path, write_video, suffix, options):
-    path = write_video(tmp_path / f"clip{suffix}", 40, options)
-    assert video_io.count_frames(path) == 40
-    if "bframes=3" in options.get("x264-params", ""):
-        assert decode_order(path) != sorted(decode_order(path))  # there are B-frames
-    for start, stride in [(0, 1), (3, 3), (7, 1), (13, 4), (22, 2), (35, 1)]:
-        wanted = list(range(start, 40, stride))[:5]
-        frames = video_io.read_frames(path, wanted, 16)
-        assert frames.shape == (5, 16, 16, 3) and frames.dtype == np.uint8
-        assert [round((frame.mean() - 20) / 5) for frame in frames] == wanted
 
 
 def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, write_video):
@@ -58,98 +40,15 @@ def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path, write_video):
         assert container.streams.video[0].frames == 20  # what the container states
     assert video_io.count_frames(path) == 15
     frames = video_io.read_frames(path, [0, 14], 16)
-    assert [round((frame.mean() - 20) / 5) for frame in frames] == [5, 19]
+    assert frame_numbers(frames) == [5, 19]
     with pytest.raises(ValueError, match=r"test/b.mp4 \(15 frames, shorter than length=16 even"):
         folder("test", tmp_path, length=16)
     old = tmp_path / "cache" / "frame_counts.json"  # counts of the time when 20 was believed
     old.parent.mkdir()
     stat = path.stat()
-    old.write_text(json.dumps({str(path): [stat.st_size, stat.st_mtime_ns, 20]}))
+    old.write_text(json.dumps({str(path): [2, stat.st_size, stat.st_mtime_ns, 20]}))
     with pytest.raises(ValueError, match="15 frames"):
         folder("test", tmp_path, length=16, cache_dir=str(old.parent))
-
-
-def decode_order(path):
-    import av
-
-    with av.open(str(path)) as container:
-        return [packet.pts for packet in container.demux(video=0) if packet.size]
-
-
-def test_gifs_and_folders_of_frames(tmp_path, write_gif, write_frames):
-    clips = [write_gif(tmp_path / "a.gif", 12), write_frames(tmp_path / "b", 12)]
-    clips.append(write_frames(tmp_path / "c", 12, ".jpg"))
-    for path in clips:
-        assert video_io.count_frames(path) == 12
-        frames = video_io.read_frames(path, [2, 9, 10, 11], 16)  # frame_10 after frame_9
-        assert [round((frame.mean() - 20) / 5) for frame in frames] == [2, 9, 10, 11]
-        with pytest.raises(BrokenItemError, match="frame 12 is wanted, 12 can be read"):
-            video_io.read_frames(path, [12], 16)
-
-
-def test_gif_needs_no_av_and_video_says_what_is_missing(tmp_path, write_gif, monkeypatch):
-    write_gif(tmp_path / "a.gif", 3)
-    (tmp_path / "b.mp4").write_bytes(b"any")
-    real = builtins.__import__
-
-    def without_av(name, *args, **kwargs):
-        if name == "av":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_av)
-    assert video_io.count_frames(tmp_path / "a.gif") == 3
-    with pytest.raises(ImportError, match=r"diffsda_jax\[media\]"):
-        video_io.count_frames(tmp_path / "b.mp4")
-
-
-def test_the_short_side_is_scaled_and_the_centre_kept(tmp_path):
-    from PIL import Image
-
-    image = np.zeros((32, 96, 3), np.uint8)
-    image[:, 32:64] = 200  # the middle square
-    (tmp_path / "clip").mkdir()
-    Image.fromarray(image).save(tmp_path / "clip" / "0.png")
-    frame = video_io.read_frames(tmp_path / "clip", [0], 16)[0]
-    assert (frame[:, 1:-1] == 200).all() and (frame > 150).all()  # the border is blended
-
-
-def test_turned_pictures_are_put_upright(monkeypatch, tmp_path, write_video):
-    import av
-
-    frames = np.zeros((3, 32, 64, 3), np.uint8)
-    frames[:, :, 32:] = 220  # bright on the right
-    path = write_video(tmp_path / "a.mp4", 3, {"crf": "5"}, frames)
-
-    class Turned:
-        """A frame of a phone held upright: shown turned by 90 degrees counter-clockwise."""
-
-        rotation = 90
-
-        def __init__(self, frame):
-            self.frame, self.pts, self.is_corrupt = frame, frame.pts, frame.is_corrupt
-
-        def to_image(self):
-            return self.frame.to_image()
-
-    class Container:
-        def __init__(self, inner):
-            self.inner = inner
-            self.streams, self.demux, self.seek = inner.streams, inner.demux, inner.seek
-
-        def decode(self, stream):
-            return map(Turned, self.inner.decode(stream))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exception):
-            self.inner.close()
-
-    real = av.open
-    monkeypatch.setattr(av, "open", lambda name: Container(real(name)))
-    frame = video_io.read_frames(path, [0], 32)[0]
-    assert frame[:12].mean() > 200 and frame[20:].mean() < 20  # now bright at the top
 
 
 def test_elements_and_labels_by_folder(tmp_path, write_frames, numbers_of):
@@ -235,27 +134,9 @@ def test_files_that_break_while_decoding(tmp_path, write_frames):
     )
     assert next(batches)["x"].shape == (5, 6, 16, 16, 3)
     assert list(source.skipped) == ["train/b"]
+    assert source.skipped["train/b"].startswith("cannot be decoded: frame_2.png: OSError: ")
     with pytest.raises(ValueError, match=r"1 of 5 .*test/b \(cannot be decoded"):
         load_arrays(folder("test", tmp_path, length=6), length=6, normalizer=Normalizer())
-
-
-def test_a_video_cut_in_the_middle(tmp_path, write_video):
-    options = {"movflags": "faststart", "x264-params": f"{GOP}:bframes=0"}
-    frames = np.random.default_rng(0).integers(0, 255, (30, 64, 64, 3)).astype(np.uint8)
-    import av
-
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=25, options=options)
-        stream.height = stream.width = 64
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BrokenItemError):
-        video_io.read_frames(path, [25, 26], 16)
 
 
 @pytest.mark.parametrize("make", ["missing", "empty", "file", "unset", "hidden"])
@@ -326,6 +207,25 @@ def test_counts_are_cached_only_where_asked(tmp_path, write_video, monkeypatch):
     assert calls == [path] and changed.fingerprint() != source.fingerprint()
     (cache / "frame_counts.json").write_text("{")
     assert len(folder("test", root, cache_dir=str(cache))) == 1
+
+
+def test_folders_of_frames_are_cached_too(tmp_path, write_frames, monkeypatch):
+    clip, gone = (write_frames(tmp_path / name, 3) for name in ("clip", "gone"))
+    counts = FrameCounts(tmp_path / "cache")
+    assert (counts.count(clip), counts.count(gone)) == (3, 3)
+    counts.save()
+    written = (tmp_path / "cache" / "frame_counts.json").stat().st_mtime_ns
+    calls = []
+    real = video_io.count_frames
+    monkeypatch.setattr(video_io, "count_frames", lambda p: calls.append(p) or real(p))
+    again = FrameCounts(tmp_path / "cache")
+    assert again.count(clip) == 3 and calls == []
+    again.save()  # nothing new
+    assert (tmp_path / "cache" / "frame_counts.json").stat().st_mtime_ns == written
+    write_frames(clip, 4)
+    shutil.rmtree(gone)
+    assert again.count(clip) == 4 and calls == [clip]
+    assert "No such file" in again.count(gone)
 
 
 def test_fingerprint_does_not_depend_on_the_place(tmp_path, write_frames):

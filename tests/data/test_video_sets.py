@@ -34,6 +34,11 @@ def test_mug_labels_and_strides(mug_root, numbers_of):
     assert numbers_of(got[0]["x"]) == list(range(15))  # 30 frames: consecutive
     assert numbers_of(got[1]["x"]) == list(range(0, 29, 2))  # 31 frames: every second
     assert {train.load(i, RNG)["dynamic_label"] for i in range(2)} == {0, 3}
+    known = [test.clip_labels(i) for i in range(2)]
+    assert known[0] == {"static": "user002", "dynamic": "fear"}
+    assert known[1] == {"static": "user010", "dynamic": "surprise"}
+    assert (test.last_start(0), test.last_start(1)) == (15, 2)
+    assert numbers_of(test.load_window(1, 2)["x"]) == list(range(2, 31, 2))
 
 
 def test_mug_explains_its_layout(tmp_path, mug_root, write_frames):
@@ -59,6 +64,7 @@ def test_taichi_repeats_flips_and_jitters_in_training_only(tmp_path):
     test = make_source("taichi", "test", **options)
     assert (len(train), len(test)) == (150, 1)
     assert len(make_source("taichi", "train", repeats=2, **options)) == 2
+    assert (train.num_clips, train.clip(0).frames) == (1, 40)
     rng = np.random.default_rng(0)
     drawn = [train.load(index, rng)["x"] for index in range(40)]
     left_bright = [x[:, :, :7].mean() > x[:, :, 9:].mean() for x in drawn]
@@ -70,6 +76,8 @@ def test_taichi_repeats_flips_and_jitters_in_training_only(tmp_path):
     assert plain.shape == (10, 16, 16, 3) and plain[0, 0, 0, 0] == pytest.approx(200 / 127.5 - 1)
     same = make_source("taichi", "train", flip=False, color_jitter=0.0, **options)
     np.testing.assert_array_equal(same.load(3, rng)["x"], plain)
+    np.testing.assert_array_equal(train.load_window(77, 2)["x"], plain)  # no augmentation
+    np.testing.assert_array_equal(train.read_clip(0, 3, 4)[0] / np.float32(127.5) - 1, plain[0])
     flipped = make_source("taichi", "train", color_jitter=0.0, **options)
     sides = [flipped.load(index, rng)["x"] for index in range(20)]
     for x in sides:

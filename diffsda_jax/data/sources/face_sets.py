@@ -1,6 +1,5 @@
 """Published sets of talking faces: VoxCeleb1 (frames) and CelebV-HQ (videos)."""
 
-import dataclasses
 import json
 import logging
 import math
@@ -11,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64, UInt8
 
 from diffsda_jax.data import video_io
-from diffsda_jax.data.face_crop import DETECTION_SIZE, crop_face, find_faces, import_callable
-from diffsda_jax.data.sources.base import SPLITS, BrokenItemError, ElementSpec
+from diffsda_jax.data.face_crop import (
+    DETECTION_SIZE,
+    crop_face,
+    find_faces,
+    import_callable,
+    median_box,
+)
+from diffsda_jax.data.sources.base import SPLITS, BrokenItemError
 from diffsda_jax.data.sources.tables import read_table
 from diffsda_jax.data.sources.video_folder import Clip, VideoFolder, find_clips
 
@@ -26,6 +32,7 @@ SPLIT_BY = ("clip", "video")
 _ID_COLUMN, _NAME_COLUMN = "VoxCeleb1 ID", "VGGFace1 ID"
 _ID = re.compile(r"id1\d{4}")
 _SHOWN = 3  # names listed in a message
+_SEARCHED = 16  # frames of a clip in which its face is looked for
 
 
 class VoxCeleb1(VideoFolder):
@@ -39,7 +46,6 @@ class VoxCeleb1(VideoFolder):
 
     name = "voxceleb1"
     expected = "unzippedIntervalFaces/data/<Name>/1.6/<youtube id>/<clip>/*.jpg"
-    _num_outside = 0
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class VoxCeleb1(VideoFolder):
         test_stride: int = 2,
         size: int = 256,
         meta: str = "",
+        cache_dir: str | None = None,
         max_skipped_share: float = 0.05,
     ):
         """Lists the clips of both splits and counts the frames of one.
@@ -63,6 +70,7 @@ class VoxCeleb1(VideoFolder):
             size: see there.
             meta: the data set's `vox1_meta.csv`; empty looks for it in the root. Not needed where
                 the folders of the speakers are named by number (id10270) and not by name.
+            cache_dir: see there; the folders of known clips are not listed again.
             max_skipped_share: see there.
 
         Raises:
@@ -80,6 +88,7 @@ class VoxCeleb1(VideoFolder):
             stride=stride if split == "train" else test_stride,
             size=size,
             label_from="parent",
+            cache_dir=cache_dir,
             max_skipped_share=max_skipped_share,
         )
 
@@ -101,7 +110,6 @@ class VoxCeleb1(VideoFolder):
                 self.skip(clip.name, reason, check=False)
             else:
                 found["test" if number in VOX1_TEST_IDS else "train"].append(clip)
-        self._num_outside = len(self.skipped)
         if not found[self.split]:
             raise ValueError(
                 f"folder {data} of source {self.name!r} holds no clip for the split "
@@ -125,7 +133,9 @@ class VoxCeleb1(VideoFolder):
                 else:
                     yield from self._walk(path, root, (*parents, entry.name))
             elif path.suffix.lower() in video_io.IMAGE_SUFFIXES + video_io.VIDEO_SUFFIXES:
-                name = (path.parent if _is_image(path) else path).relative_to(root).as_posix()
+                name = (
+                    (path.parent if video_io.is_image(path) else path).relative_to(root).as_posix()
+                )
                 self.skip(name, f"not laid out as {self.expected}", check=False)
 
     def _speaker_ids(self, root: Path, speakers: set[str]) -> dict[str, str]:
@@ -141,16 +151,8 @@ class VoxCeleb1(VideoFolder):
             )
         return _read_speakers(path)
 
-    def _label(self, clip: Clip) -> str:
-        return clip.parents[0]
-
-    def num_items(self) -> int:
-        """Number of clips of the split, and of what was skipped in belonging to none."""
-        return super().num_items() + self._num_outside
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in video_io.IMAGE_SUFFIXES
+    def _label(self, clip: Clip) -> dict[str, str]:
+        return {"static": clip.parents[0]}
 
 
 def _read_speakers(path: Path) -> dict[str, str]:
@@ -182,12 +184,11 @@ class CelebVHQ(VideoFolder):
     Without a list the split is over the videos that are there.
 
     Attributes:
-        missed_frames: clips by name, with how many frames of the window last read had no face.
+        missed_frames: clips by name, with in how many of the frames searched no face was found.
     """
 
     name = "celebv_hq"
     expected = "35666/<clip>.mp4 and celebvhq_info.json"
-    _num_outside = 0
 
     def __init__(
         self,
@@ -218,11 +219,12 @@ class CelebVHQ(VideoFolder):
                 "video" keeps the clips of one YouTube video together and needs the list.
             info: the data set's `celebvhq_info.json`; empty looks for it in the root.
             detector: empty takes frames as cropped to the face already. "module:callable" crops
-                every window: the callable takes a frame of 512x512 pixels and returns boxes, see
-                `face_crop.find_faces`. All frames get the same crop, the square around their
-                median box with a margin of 40 px at 512.
+                every clip: the callable takes a frame of 512x512 pixels and returns boxes, see
+                `face_crop.find_faces`. All frames of a clip get the same crop, the square around
+                the median box of up to 16 frames spread over the clip, with a margin of 40 px at
+                512. The boxes are found when a clip is first read and remembered in memory.
             cache_dir: see there.
-            max_skipped_share: see there. A window without a face in any frame is skipped too.
+            max_skipped_share: see there. A clip without a face in any of these frames is skipped.
 
         Raises:
             FileNotFoundError: the folder of the clips, or a list that was asked for, is missing.
@@ -233,21 +235,22 @@ class CelebVHQ(VideoFolder):
         if not 0.0 < test_share < 1.0:
             raise ValueError(f"test_share={test_share}: use a share between 0 and 1")
         self._split_seed, self._split_by, self._info = split_seed, split_by, info
-        if size < 1:
-            raise ValueError(f"size={size} of source {self.name!r}: use 1 or more")
-        self._detector, self._face_size = detector, size
+        self._detector = detector
         self._detect = import_callable(detector, "detector") if detector else None
+        self._boxes: dict[str, np.ndarray] = {}
         self.missed_frames: dict[str, int] = {}
         super().__init__(
             split,
             root,
             length=length,
             stride=stride,
-            size=DETECTION_SIZE if detector else size,
+            size=size,
             test_share=test_share,
             cache_dir=cache_dir,
             max_skipped_share=max_skipped_share,
         )
+        if detector:
+            self._decoded_size = DETECTION_SIZE
 
     def _find(self, root: Path, test_share: float) -> dict[str, list[Clip]]:
         folder = root / "35666"
@@ -262,7 +265,6 @@ class CelebVHQ(VideoFolder):
         for clip in clips:
             if clip.path.stem not in recordings:
                 self.skip(clip.name, "not in the list of clips", check=False)
-        self._num_outside = len(self.skipped)
         absent = sorted(recordings.keys() - {clip.path.stem for clip in listed})
         if absent:
             _LOG.warning("%s: %s", self.name, _some(absent, "listed but not there"))
@@ -306,47 +308,44 @@ class CelebVHQ(VideoFolder):
         order = np.random.RandomState(self._split_seed).permutation(len(units))
         return {units[place] for place in order[: math.ceil(test_share * len(units))]}
 
-    def _make_spec(self) -> ElementSpec:
-        shape = (self._face_size, self._face_size, 3)
-        return dataclasses.replace(super()._make_spec(), shape=shape)
-
-    def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A window of a clip, cropped to the face: `x` `[length, size, size, 3]` in [-1, 1]."""
-        element = super().load(index, rng)
+    def _crop(self, clip: Clip, frames: UInt8[np.ndarray, "V S S 3"]) -> np.ndarray:
         if self._detect is None:
-            return element
-        frames = np.round((element["x"] + 1.0) * 127.5).astype(np.uint8)
-        boxes = find_faces(self._detect, frames)
-        missed = int(np.isnan(boxes[:, 0]).sum())
-        self._count_missed(self.item_name(index), missed)
-        if missed == len(frames):
-            raise BrokenItemError(f"the detector finds no face in any of {missed} frames")
-        faces = crop_face(frames, np.nanmedian(boxes, axis=0), self._face_size)
-        return {**element, "x": faces.astype(np.float32) / 127.5 - 1.0}
+            return frames
+        return crop_face(frames, self._box(clip), self.size)
 
-    def _count_missed(self, name: str, missed: int) -> None:
+    def _box(self, clip: Clip) -> Float64[np.ndarray, " 4"]:
+        """Where the face of a clip is: the same for all of its windows and blocks."""
+        count = min(clip.frames, _SEARCHED)
+        if clip.name not in self._boxes:
+            places = np.linspace(0, clip.frames - 1, count).round().astype(int).tolist()
+            frames = video_io.read_frames(clip.path, places, DETECTION_SIZE)
+            faces = find_faces(self._detect, frames)
+            self._count_missed(clip.name, int(np.isnan(faces[:, 0]).sum()), count)
+            self._boxes[clip.name] = median_box(faces)
+        box = self._boxes[clip.name]
+        if np.isnan(box).any():
+            raise BrokenItemError(f"the detector finds no face in any of {count} frames")
+        return box
+
+    def _count_missed(self, name: str, missed: int, searched: int) -> None:
         """Remembers the frames without a face; the log names ever fewer of the clips."""
-        known = name in self.missed_frames
-        if missed or known:
-            self.missed_frames[name] = missed
+        if not missed:
+            return
+        self.missed_frames[name] = missed
         clips = len(self.missed_frames)
-        if not known and missed and (clips <= _SHOWN or clips & (clips - 1) == 0):
+        if clips <= _SHOWN or clips & (clips - 1) == 0:
             _LOG.warning(
-                "%s/%s: no face in %d of %d frames of %s; clips with such frames so far: %d",
+                "%s/%s: no face in %d of the %d frames searched of %s; such clips so far: %d",
                 self.name,
                 self.split,
                 missed,
-                self.length,
+                searched,
                 name,
                 clips,
             )
 
-    def num_items(self) -> int:
-        """Number of clips of the split, and of the videos that the list does not know."""
-        return super().num_items() + self._num_outside
-
     def _identity(self) -> Any:
-        return [super()._identity(), self._face_size, self._detector]
+        return [super()._identity(), self._detector]
 
 
 def _read_info(path: Path) -> dict[str, Any]:

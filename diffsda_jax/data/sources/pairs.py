@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from diffsda_jax.data.sources.base import Source, unknown_name_message
+from diffsda_jax.data.sources.base import BrokenItemError, Source, unknown_name_message
 
 _CLIPS = ("static_clip", "dynamic_clip")
 _STARTS = ("static_start", "dynamic_start")
@@ -46,7 +46,7 @@ def read_pairs(path: str | Path, source: Source | None = None) -> list[Pair]:
 
     Args:
         path: the file, see the top of this module.
-        source: where the clips must be; None does not ask.
+        source: where the clips must be, and the windows if it cuts any; None does not ask.
 
     Returns:
         The pairs in the order of the file.
@@ -54,7 +54,8 @@ def read_pairs(path: str | Path, source: Source | None = None) -> list[Pair]:
     Raises:
         FileNotFoundError: no such file.
         ValueError: another header, no rows, a row that is no pair, that is there twice or pairs a
-            window with itself, or a clip that the source does not have; file and line are named.
+            window with itself, a clip that the source does not have, or a window that does not fit
+            into its clip; file and line are named.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -74,7 +75,9 @@ def read_pairs(path: str | Path, source: Source | None = None) -> list[Pair]:
     if not placed:
         raise ValueError(f"pair file {path} has a header and no pairs: add some below it")
     if source is not None:
-        _check_clips(placed, source)
+        places = _check_clips(placed, source)
+        if hasattr(source, "last_start"):
+            _check_starts(placed, places, source)
     return list(placed)
 
 
@@ -183,6 +186,68 @@ def clip_indices(
     return np.array(static, np.int64), np.array(dynamic, np.int64)
 
 
+class PairWindows(Source):
+    """The windows of given pairs as a data set: P static donors, then the P dynamic ones.
+
+    Nothing is random, and nothing may be missing: a clip that cannot be read is an error.
+    """
+
+    def __init__(self, source: Source, pairs: Sequence[Pair]):
+        """Checks all pairs before the first is read.
+
+        Args:
+            source: one that reads windows from a given frame on: `load_window` and `last_start` as
+                `VideoFolder` has them.
+            pairs: their clips are of this source.
+
+        Raises:
+            ValueError: a source that cannot do so, a clip that it does not have, or a window that
+                does not fit into its clip.
+        """
+        if not hasattr(source, "load_window"):
+            raise ValueError(
+                f"source {source.name!r} cannot read a window from a given frame on, as pairs need "
+                "it: use one of videos or latents"
+            )
+        super().__init__(source.split)
+        self.name, self.kind, self.spec = source.name, source.kind, source.spec
+        self._source = source
+        placed = {pair: f"pair {number}" for number, pair in enumerate(pairs, 1)}
+        places = _check_clips(placed, source)
+        _check_starts(placed, places, source)
+        self._windows = [
+            (places[getattr(pair, clip)], getattr(pair, start))
+            for clip, start in zip(_CLIPS, _STARTS, strict=True)
+            for pair in pairs
+        ]
+
+    def __len__(self) -> int:
+        """Two windows for every pair."""
+        return len(self._windows)
+
+    def item_name(self, index: int) -> str:
+        """Name of the clip of a window."""
+        return self._source.item_name(self._windows[index][0])
+
+    def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A window as `load_window` of the source gives it; draws nothing from `rng`.
+
+        Raises:
+            ValueError: a clip that cannot be read.
+        """
+        del rng
+        try:
+            return self._source.load_window(*self._windows[index])
+        except BrokenItemError as error:
+            number = index % (len(self) // 2) + 1
+            raise ValueError(
+                f"pair {number}: {error}: repair the clip, or remove its pairs"
+            ) from error
+
+    def _identity(self) -> Any:
+        return [self._source.fingerprint(), self._windows]
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of what is neither blank nor a comment."""
     try:
@@ -282,3 +347,16 @@ def _check_clips(placed: dict[Pair, str], source: Source) -> dict[str, int]:
         f"pairs are unknown); its clips are named like {next(iter(places), '')!r}: correct the "
         "name, or set the root or split that it is from"
     )
+
+
+def _check_starts(placed: dict[Pair, str], places: dict[str, int], source: Any) -> None:
+    """Refuses windows that do not fit into their clips."""
+    for pair, where in placed.items():
+        for clip, start in zip(_CLIPS, _STARTS, strict=True):
+            name, frame = getattr(pair, clip), getattr(pair, start)
+            last = source.last_start(places[name])
+            if not 0 <= frame <= last:
+                raise ValueError(
+                    f"{where}: {start}={frame}: the windows of clip {name!r} start at frame 0 to "
+                    f"{last}: use one of these, or lower the length or the stride of the source"
+                )

@@ -1,10 +1,11 @@
 """Clips of any folder: video files, GIFs and folders of frames."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
-import json
-import logging
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diffsda_jax.data import video_io
+from diffsda_jax.data.frame_counts import FrameCounts
 from diffsda_jax.data.sources.base import (
     BrokenItemError,
     ElementSpec,
@@ -21,9 +23,7 @@ from diffsda_jax.data.sources.base import (
     label_ids,
 )
 
-_LOG = logging.getLogger(__name__)
 _PROBE_THREADS = 8
-_COUNTING = 2  # version of how frames are counted; counts of another version are not believed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +60,11 @@ def find_clips(folder: Path, root: Path) -> list[Clip]:
         parents = here.relative_to(folder).parts
         shown = [Path(name) for name in files if not name.startswith(".")]
         videos = [path for path in shown if path.suffix.lower() in video_io.VIDEO_SUFFIXES]
+        images = sum(map(video_io.is_image, shown))
         for video in videos:
             clips.append(Clip(here / video, (here / video).relative_to(root).as_posix(), parents))
-        images = any(path.suffix.lower() in video_io.IMAGE_SUFFIXES for path in shown)
         if images and not videos and not folders:
-            clips.append(Clip(here, here.relative_to(root).as_posix(), parents[:-1]))
+            clips.append(Clip(here, here.relative_to(root).as_posix(), parents[:-1], images))
     return sorted(clips, key=lambda clip: clip.name)
 
 
@@ -116,9 +116,10 @@ class VideoFolder(Source):
         if label_from not in (None, "parent"):
             raise ValueError(f"label_from={label_from!r}: use None or 'parent'")
         self.length, self.stride, self.size, self._label_from = length, stride, size, label_from
+        self._decoded_size = size
         found = self._find(_existing_folder(root, self), test_share)
         self._labels = {clip.name: self._label(clip) for clips in found.values() for clip in clips}
-        self._num_found = len(found[split])
+        self._num_found = len(found[split]) + len(self.skipped)
         self._clips = self._probe(found[split], None if cache_dir is None else Path(cache_dir))
         self.spec = self._make_spec()
 
@@ -148,34 +149,27 @@ class VideoFolder(Source):
             )
         return found
 
-    def _label(self, clip: Clip) -> Any:
-        """What names the labels of a clip: here the folder around it, or None."""
+    def _label(self, clip: Clip) -> dict[str, str]:
+        """Names of what is known of a clip as "static" and "dynamic": here the folder around it."""
         if self._label_from is None:
-            return None
+            return {}
         if not clip.parents:
             raise ValueError(
                 f"clip {clip.name} has no folder around it to take a label from: put every clip in "
                 "a folder named like its label, or set label_from=None"
             )
-        return clip.parents[-1]
+        return {"static": clip.parents[-1]}
 
     def _make_spec(self) -> ElementSpec:
-        names = None
-        if self._label_from is not None:
-            names = tuple(label_ids(self._labels.values()))
+        static = [labels["static"] for labels in self._labels.values() if "static" in labels]
+        names = tuple(label_ids(static)) or None
         return ElementSpec("video", (self.size, self.size, 3), static_names=names)
-
-    def _label_elements(self, clip: Clip) -> dict[str, int]:
-        """Labels of a clip as they go into an element."""
-        if self._label_from is None:
-            return {}
-        return {"static_label": self.spec.static_names.index(self._labels[clip.name])}
 
     def _probe(self, clips: list[Clip], cache_dir: Path | None) -> list[Clip]:
         """Counts frames and leaves out what is broken or too short."""
-        cache = _FrameCounts(cache_dir)
+        cache = FrameCounts(cache_dir)
         with concurrent.futures.ThreadPoolExecutor(_PROBE_THREADS) as pool:
-            counted = list(pool.map(cache.count, clips))
+            counted = list(pool.map(lambda clip: clip.frames or cache.count(clip.path), clips))
         cache.save()
         usable = []
         for clip, frames in zip(clips, counted, strict=True):
@@ -196,7 +190,7 @@ class VideoFolder(Source):
         return len(self._clips)
 
     def num_items(self) -> int:
-        """Number of clips, the skipped ones too."""
+        """Number of clips of the split and of what belongs to none, the skipped ones too."""
         return self._num_found
 
     def lengths(self) -> np.ndarray:
@@ -211,17 +205,125 @@ class VideoFolder(Source):
         """The largest stride up to the wanted one that fits a clip of `frames` frames."""
         return min(self.stride, max(1, (frames - 1) // max(1, self.length - 1)))
 
+    @property
+    def num_clips(self) -> int:
+        """Number of distinct clips; an epoch may repeat them."""
+        return len(self._clips)
+
+    def clip(self, i: int) -> Clip:
+        """A clip, i in `[0, num_clips)`; the elements `i`, `i + num_clips`, ... are cut from it."""
+        return self._clips[i]
+
+    def clip_labels(self, i: int) -> dict[str, str]:
+        """Names of what is known of a clip, under "static" and "dynamic"."""
+        return dict(self._labels[self._clips[i].name])
+
+    def read_clip(
+        self, i: int, start: int, stop: int
+    ) -> UInt8[np.ndarray, "{stop}-{start} {self.size} {self.size} 3"]:
+        """Reads consecutive frames of a clip, cropped as in elements but without augmentation.
+
+        For a whole clip in blocks `iter_clip` is faster: a video is decoded from the key frame
+        before `start`, a GIF from its first frame.
+
+        Args:
+            i: the clip, in `[0, num_clips)`.
+            start: first frame.
+            stop: the frame after the last one.
+
+        Returns:
+            RGB frames, 0 to 255.
+
+        Raises:
+            BrokenItemError: a frame cannot be read; clip, and image or place in it, are named.
+            ValueError: frames that the clip does not have, or none.
+        """
+        clip = self._clips[i]
+        if not 0 <= start < stop <= clip.frames:
+            raise ValueError(
+                f"frames {start} to {stop} of clip {clip.name}: use 0 <= start < stop <= "
+                f"{clip.frames}, the number of its frames"
+            )
+        with _naming(clip):
+            return self._read(clip, range(start, stop))
+
+    def iter_clip(
+        self, i: int, block_frames: int
+    ) -> Iterator[UInt8[np.ndarray, "n {self.size} {self.size} 3"]]:
+        """Reads all frames of a clip in order, decoding it once and holding one block.
+
+        Args:
+            i: the clip, in `[0, num_clips)`.
+            block_frames: frames of a block; the last one may have fewer.
+
+        Returns:
+            An iterator of blocks, RGB, 0 to 255; together they are `read_clip` of all frames.
+
+        Raises:
+            BrokenItemError: see `read_clip`; when the block is reached.
+            ValueError: `block_frames` below 1.
+        """
+        if block_frames < 1:
+            raise ValueError(f"block_frames={block_frames} of source {self.name!r}: use 1 or more")
+        return self._blocks(self._clips[i], block_frames)
+
+    def _blocks(self, clip: Clip, block_frames: int) -> Iterator[np.ndarray]:
+        with _naming(clip):
+            frames = video_io.iter_frames(clip.path, range(clip.frames), self._decoded_size)
+            while block := list(itertools.islice(frames, block_frames)):
+                yield self._crop(clip, np.stack(block))
+
+    def _read(self, clip: Clip, indices: range) -> np.ndarray:
+        return self._crop(clip, video_io.read_frames(clip.path, indices, self._decoded_size))
+
+    def _crop(self, clip: Clip, frames: UInt8[np.ndarray, "V S S 3"]) -> np.ndarray:
+        """Cuts what elements show out of decoded frames of a clip; here they show all."""
+        del clip
+        return frames
+
+    def last_start(self, index: int) -> int:
+        """The last frame of its clip that the window of an element can start at."""
+        clip = self._clips[index % len(self._clips)]
+        return clip.frames - 1 - (self.length - 1) * self.clip_stride(clip.frames)
+
     def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A window of a clip: `x` `[length, size, size, 3]` in [-1, 1], and its labels."""
+        training = self.split == "train"
+        start = int(rng.integers(self.last_start(index) + 1)) if training else 0
+        frames = self._read_window(index, start)
+        return self._element(index, self._augment(frames, rng) if training else frames)
+
+    def load_window(self, index: int, start: int) -> dict[str, Any]:
+        """A window of a clip as `load` gives it, but from a given frame on and not augmented.
+
+        Args:
+            index: of the element, in `[0, len(self))`.
+            start: number of the window's first frame in its clip.
+
+        Raises:
+            BrokenItemError: a frame cannot be read; clip, and image or place in it, are named.
+            ValueError: the window does not fit.
+        """
+        last = self.last_start(index)
+        if not 0 <= start <= last:
+            raise ValueError(
+                f"start={start} of clip {self.item_name(index)}: its windows start at frame 0 to "
+                f"{last}: use one of these, or lower the length or the stride"
+            )
+        with _naming(self._clips[index % len(self._clips)]):
+            return self._element(index, self._read_window(index, start))
+
+    def _read_window(self, index: int, start: int) -> UInt8[np.ndarray, "{self.length} H W 3"]:
         clip = self._clips[index % len(self._clips)]
         stride = self.clip_stride(clip.frames)
-        span = (self.length - 1) * stride + 1
-        start = int(rng.integers(clip.frames - span + 1)) if self.split == "train" else 0
-        frames = video_io.read_frames(clip.path, range(start, start + span, stride), self.size)
-        if self.split == "train":
-            frames = self._augment(frames, rng)
-        x = frames.astype(np.float32) / 127.5 - 1.0
-        return {"x": x, **self._label_elements(clip)}
+        return self._read(clip, range(start, start + (self.length - 1) * stride + 1, stride))
+
+    def _element(self, index: int, frames: np.ndarray) -> dict[str, Any]:
+        """The element of frames of values 0 to 255."""
+        element: dict[str, Any] = {"x": frames.astype(np.float32) / 127.5 - 1.0}
+        for kind, label in self._labels[self.item_name(index)].items():
+            element[f"{kind}_label"] = getattr(self.spec, f"{kind}_names").index(label)
+        return element
 
     def _augment(
         self, frames: UInt8[np.ndarray, "V H W 3"], rng: np.random.Generator
@@ -235,9 +337,18 @@ class VideoFolder(Source):
         return [self.length, self.stride, self.size, hash_of(clips)]
 
 
-def _existing_folder(root: str, source: Source) -> Path:
+@contextlib.contextmanager
+def _naming(clip: Clip) -> Iterator[None]:
+    """Puts the name of the clip before what is broken in it."""
+    try:
+        yield
+    except BrokenItemError as error:
+        raise BrokenItemError(f"clip {clip.name}: {error}") from error
+
+
+def _existing_folder(root: str, source: "VideoFolder") -> Path:
     """The root as a path; errors name the source, the folder and the way out."""
-    advice = f"expected there: {VideoFolder.expected}; set root to the folder of your data"
+    advice = f"expected there: {source.expected}; set root to the folder of your data"
     if not str(root):
         raise ValueError(f"root of source {source.name!r} is not set; {advice}")
     folder = Path(root).expanduser()
@@ -246,39 +357,3 @@ def _existing_folder(root: str, source: Source) -> Path:
     if not folder.is_dir():
         raise ValueError(f"root {folder} of source {source.name!r} is no folder; {advice}")
     return folder
-
-
-class _FrameCounts:
-    """Frame counts of clips, remembered in a JSON file when there is a cache folder."""
-
-    def __init__(self, cache_dir: Path | None):
-        self._file = None if cache_dir is None else cache_dir / "frame_counts.json"
-        self._known: dict[str, list] = {}
-        if self._file is not None and self._file.is_file():
-            try:
-                self._known = json.loads(self._file.read_text())
-            except ValueError:
-                _LOG.warning("%s is not readable and will be made anew", self._file)
-
-    def count(self, clip: Clip) -> int | str:
-        """Number of frames, or why they cannot be counted."""
-        try:
-            if clip.path.is_dir():
-                return video_io.count_frames(clip.path)
-            stat = clip.path.stat()
-            stamp = [_COUNTING, stat.st_size, stat.st_mtime_ns]
-            key = str(clip.path.absolute())
-            if self._known.get(key, [None])[:-1] != stamp:
-                self._known[key] = [*stamp, video_io.count_frames(clip.path)]
-            return self._known[key][-1]
-        except (BrokenItemError, OSError) as error:
-            return str(error)
-
-    def save(self) -> None:
-        """Writes the cache file, whole or not at all."""
-        if self._file is None:
-            return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(self._known))
-        part.replace(self._file)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from diffsda_jax.data import video_io
-from diffsda_jax.data.sources.base import ElementSpec, label_ids
+from diffsda_jax.data.sources.base import ElementSpec
 from diffsda_jax.data.sources.video_folder import Clip, VideoFolder
 
 EXPRESSIONS = ("anger", "disgust", "happiness", "fear", "sadness", "surprise")
@@ -37,23 +37,16 @@ def empty_folders(folder: Path) -> list[Path]:
 class _GivenSplits(VideoFolder):
     """A set whose splits are the folders `train/` and `test/`; empty clips count as skipped."""
 
-    _num_empty = 0
-
     def _find(self, root: Path, test_share: float) -> dict[str, list[Clip]]:
         if not (root / self.split).is_dir():
             raise FileNotFoundError(
-                f"folder {root / self.split} of source {self.name!r} is missing; expected there: "
-                f"{self.expected}; set root to the folder that holds train/ and test/"
+                f"folder {root / self.split} of source {self.name!r} is missing; expected in the "
+                f"root: {self.expected}; set root to the folder that holds train/ and test/"
             )
         found = super()._find(root, test_share)
         for folder in empty_folders(root / self.split):
             self.skip(folder.relative_to(root).as_posix(), "holds no frames", check=False)
-        self._num_empty = len(self.skipped)
         return found
-
-    def num_items(self) -> int:
-        """Number of clips, the skipped and the empty ones too."""
-        return super().num_items() + self._num_empty
 
 
 class Mug(_GivenSplits):
@@ -64,7 +57,7 @@ class Mug(_GivenSplits):
     """
 
     name = "mug"
-    expected = "<0..5>/<userXXX_takeYYY_ZZ>/*.jpg"
+    expected = "{train,test}/<0..5>/<userXXX_takeYYY_ZZ>/*.jpg"
 
     def __init__(
         self,
@@ -90,34 +83,25 @@ class Mug(_GivenSplits):
         """2 for clips of more than 30 frames where the length allows it, else 1."""
         return super().clip_stride(frames) if frames > _MUG_LONG else 1
 
-    def _label(self, clip: Clip) -> tuple[str, int]:
+    def _label(self, clip: Clip) -> dict[str, str]:
         person = _MUG_CLIP.fullmatch(clip.path.name)
         folder = clip.parents[-1] if clip.parents else ""
         if person is None or folder not in map(str, range(len(EXPRESSIONS))):
             raise ValueError(
-                f"clip {clip.name} of source 'mug' is not laid out as <split>/{self.expected}: "
+                f"clip {clip.name} of source 'mug' is not laid out as {self.expected}: "
                 "rename or remove it"
             )
-        return person.group(1), int(folder)
+        return {"static": person.group(1), "dynamic": EXPRESSIONS[int(folder)]}
 
     def _make_spec(self) -> ElementSpec:
-        people = tuple(label_ids(person for person, _ in self._labels.values()))
-        shape = (self.size, self.size, 3)
-        return ElementSpec("video", shape, static_names=people, dynamic_names=EXPRESSIONS)
-
-    def _label_elements(self, clip: Clip) -> dict[str, int]:
-        person, expression = self._labels[clip.name]
-        return {
-            "static_label": self.spec.static_names.index(person),
-            "dynamic_label": expression,
-        }
+        return dataclasses.replace(super()._make_spec(), dynamic_names=EXPRESSIONS)
 
 
 class TaiChi(_GivenSplits):
     """TaiChi-HD: `{train,test}/<video>/*.png`, flipped and colour-jittered in training."""
 
     name = "taichi"
-    expected = "<video>/*.png (or video files)"
+    expected = "{train,test}/<video>/*.png (or video files)"
 
     def __init__(
         self,
