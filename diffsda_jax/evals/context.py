@@ -1,11 +1,11 @@
 """What all parts of an evaluation share: the model, the data, the factors and the settings."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float, Integer
 
 from diffsda_jax.data.sources.tasks import Task
 from diffsda_jax.evals.interface import (
@@ -19,11 +19,21 @@ from diffsda_jax.evals.judges import Judge
 from diffsda_jax.evals.swap import STARTS, decode_factors, make_pairs, make_start
 from diffsda_jax.factors import Factors
 
+FrameDecoder = Callable[[np.ndarray], np.ndarray]  # latents [N, V, h, w, E] to [N, V, H, W, 3]
 Render = Callable[[np.ndarray, np.ndarray], Clips]  # of static and dynamic factors
+# Places of the donors of the static factor and of the dynamics.
+Pairs = tuple[Integer[np.ndarray, " P"], Integer[np.ndarray, " P"]]
 FORMS = ("corrected", "reference")
 _START_OF_FORM = {"corrected": "random", "reference": "target"}
 _DEFAULT_PARTS = ("verification", "probes", "judge", "reconstruction", "swap", "one_factor")
-_ALL_PARTS = (*_DEFAULT_PARTS, "utterances", "tasks", "known_factors")
+_ALL_PARTS = (
+    *_DEFAULT_PARTS,
+    "utterances",
+    "tasks",
+    "known_factors",
+    "faces",
+    "face_reconstruction",
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,32 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Context:
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """What an evaluation may be given of the data beside arrays; each has a part that needs it.
+
+    Attributes:
+      sound: how speech is made audible.
+      tasks: what the data set is used for.
+      render: makes normalised clips from true factors.
+      frame_decoder: makes frames of video latents; None where ``x`` are frames, or no first stage
+        is known.
+      given_pairs: places of the donors of given swaps; None draws pairs.
+      networks: pretrained networks that look at frames, by role, see ``networks``.
+      fps: frames a second of videos that are written.
+    """
+
+    sound: Sound | None = None
+    tasks: Sequence[Task] = ()
+    render: Render | None = None
+    frame_decoder: FrameDecoder | None = None
+    given_pairs: Pairs | None = None
+    networks: Mapping[str, Any] = field(default_factory=dict)
+    fps: float = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(Domain):
     """One evaluation.
 
     Attributes:
@@ -90,9 +124,6 @@ class Context:
       settings: of the evaluation.
       readers: arrays that the judge was trained on, see ``enrolment``.
       trial: places of the test clips that are swapped, reconstructed and judged.
-      sound: how speech is made audible; None for other data.
-      tasks: what the data set is used for.
-      render: makes normalised clips from true factors; None where that cannot be done.
     """
 
     model: SequenceModel
@@ -105,9 +136,10 @@ class Context:
     settings: EvalSettings
     readers: dict[str, Any]
     trial: Integer[np.ndarray, " T"]
-    sound: Sound | None = None
-    tasks: Sequence[Task] = ()
-    render: Render | None = None
+
+    def to_frames(self, x: Clips) -> Float[np.ndarray, "B V H W C"]:
+        """What is to be seen of video clips: frames ``[N, V, H, W, C]`` in [-1, 1]."""
+        return x if self.frame_decoder is None else self.frame_decoder(x)
 
     def test_clips(self, index: Integer[np.ndarray, " P"]) -> tuple[Clips, Factors, Lengths | None]:
         """Some test clips, their factors and lengths."""
@@ -127,8 +159,10 @@ class Context:
         order = np.random.default_rng(self.settings.seed).permutation(self.trial)
         return order[: self.settings.num_swaps]
 
-    def pairs(self) -> tuple[Integer[np.ndarray, " P"], Integer[np.ndarray, " P"]]:
-        """Donors of the static factor and of the dynamics, different in what labels there are."""
+    def pairs(self) -> Pairs:
+        """Donors of s and of d: those given, or drawn ones that differ in what labels there are."""
+        if self.given_pairs is not None:
+            return self.given_pairs
         labels = [
             self.test[name][self.trial]
             for name in ("static_label", "dynamic_label")

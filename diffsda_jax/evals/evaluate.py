@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from diffsda_jax.audio.wav import encode_wav
-from diffsda_jax.data.sources.tasks import Task
+from diffsda_jax.data.video_writer import video_suffix, write_video
 from diffsda_jax.evals import gallery
-from diffsda_jax.evals.context import Context, EvalSettings, Render, check_choice
+from diffsda_jax.evals.context import Context, Domain, EvalSettings, check_choice
 from diffsda_jax.evals.enrolment import enrol_unseen
-from diffsda_jax.evals.interface import SequenceModel, Sound, encode_clips
+from diffsda_jax.evals.interface import SequenceModel, encode_clips
 from diffsda_jax.evals.judges import Judge, train_judge
 from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.evals.pictures import Picture, write_gif
@@ -24,7 +24,7 @@ from diffsda_jax.evals.sounds import make_sounds
 from diffsda_jax.factors import Factors
 
 KINDS = ("video", "series")
-_SOUNDS = 4
+_EXAMPLES = 4  # swaps to be heard or seen one by one
 _LOG = logging.getLogger(__name__)
 
 
@@ -37,6 +37,7 @@ class EvalResult:
       files: what was written, `metrics.json` first; empty without an output directory.
       images: pictures by name, uint8 ``[height, width, 3]``.
       sounds: waveforms by name, float ``[N]``; of speech only.
+      videos: frames by name, uint8 ``[V, height, width, 3]``; of video only.
       notes: what was skipped and why.
       judge: the judge that was used, to be given to the next evaluation; None without labels.
     """
@@ -45,6 +46,7 @@ class EvalResult:
     files: list[Path] = field(default_factory=list)
     images: dict[str, Picture] = field(default_factory=dict)
     sounds: dict[str, np.ndarray] = field(default_factory=dict)
+    videos: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     judge: Judge | None = None
 
@@ -59,9 +61,7 @@ def evaluate(
     dynamic_names: Sequence[str] | None = None,
     feature_names: Sequence[str] | None = None,
     denormalize: Callable[[np.ndarray], np.ndarray] | None = None,
-    sound: Sound | None = None,
-    tasks: Sequence[Task] = (),
-    render: Render | None = None,
+    domain: Domain | None = None,
     pictures: bool = True,
     judge: Judge | None = None,
     output_dir: str | Path | None = None,
@@ -79,10 +79,8 @@ def evaluate(
       dynamic_names: names of the dynamic classes.
       feature_names: names of the features of a series.
       denormalize: maps ``x`` of a series to natural units for the line plots.
-      sound: how frames become sound, for speech; None makes none.
-      tasks: what the data set is used for, for the part ``tasks``.
-      render: makes normalised clips from true static and dynamic factors, for ``known_factors``.
-      pictures: whether to draw, and to make sounds.
+      domain: what is known of the data beside arrays; None is nothing.
+      pictures: whether to draw, and to make sounds and videos.
       judge: one trained before on the same data; None trains one if a part needs it.
       output_dir: where to write ``metrics.json`` and pictures; None writes nothing.
       **settings: fields of `EvalSettings`, such as ``num_swaps`` or ``seed``.
@@ -111,9 +109,7 @@ def evaluate(
         settings=chosen,
         readers=readers,
         trial=trial,
-        sound=sound,
-        tasks=tasks,
-        render=render,
+        **vars(domain or Domain()),
     )
     result = EvalResult(judge=judge)
     _add_notes(result, enrolled if judge is not None else [])
@@ -125,6 +121,8 @@ def evaluate(
         result.images, frames, notes = gallery.draw(context, *names, denormalize=denormalize)
         _add_notes(result, notes)
         _add_sounds(result, context)
+        if kind == "video" and not context.why_no_swaps():
+            result.videos = gallery.swap_videos(context, _EXAMPLES)
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result
@@ -141,7 +139,7 @@ def _add_sounds(result: EvalResult, context: Context) -> None:
     """Add what can be heard of speech, or say why there is nothing."""
     if context.sound is None or context.why_no_swaps():
         return
-    result.sounds = make_sounds(context, context.sound, _SOUNDS)
+    result.sounds = make_sounds(context, context.sound, _EXAMPLES)
     if not result.sounds:
         _add_notes(result, ["sounds skipped: the test recordings are of one speaker, two needed"])
 
@@ -199,5 +197,9 @@ def _write(result: EvalResult, frames: list[Picture], directory: Path, context: 
         result.files.append(directory / "sounds" / f"{name.replace('/', '_')}.wav")
         result.files[-1].parent.mkdir(exist_ok=True)
         result.files[-1].write_bytes(encode_wav(samples, context.sound.sample_rate_hz))
-    if frames:
+    suffix = video_suffix()
+    for name, video in result.videos.items():
+        path = directory / "videos" / (name.replace("/", "_") + suffix)
+        result.files.append(write_video(video, path, context.fps))
+    if frames:  # a GIF is shown by every viewer of Markdown and notebooks
         result.files.append(write_gif(frames, directory / "swap_grid.gif"))

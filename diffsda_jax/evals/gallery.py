@@ -3,10 +3,18 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import UInt8
 
 from diffsda_jax.evals.context import Context
 from diffsda_jax.evals.interface import Clips
-from diffsda_jax.evals.pictures import Picture, strips_image, swap_grid_animation, swap_grid_image
+from diffsda_jax.evals.pictures import (
+    Picture,
+    enlarge,
+    strips_image,
+    swap_grid_animation,
+    swap_grid_image,
+    to_uint8,
+)
 from diffsda_jax.evals.plots import (
     MAX_LINES,
     dynamics_figure,
@@ -21,6 +29,7 @@ _GRID_ROWS = 4
 _GRID_COLUMNS = 5
 _SERIES_ROWS = 4
 _CLIPS = 5
+_VIDEO_PIXELS = 128  # smaller frames are enlarged by a whole factor to at least this side
 
 Names = Sequence[str] | None
 
@@ -58,10 +67,25 @@ def _swap_grid(context: Context) -> tuple[Picture, list[Picture]]:
     rows = choose_donors(count, _GRID_ROWS, context.test.get("dynamic_label"), rng)
     static_index = np.tile(columns, len(rows))
     dynamic_index = np.repeat(rows, len(columns))
-    x_swap = _mixed(context, static_index, dynamic_index)
+    x_swap = context.to_frames(_mixed(context, static_index, dynamic_index))
     x_swap = x_swap.reshape(len(rows), len(columns), *x_swap.shape[1:])
-    originals = context.test["x"][columns], context.test["x"][rows]
+    originals = [context.to_frames(context.test["x"][index]) for index in (columns, rows)]
     return swap_grid_image(*originals, x_swap), swap_grid_animation(*originals, x_swap)
+
+
+def swap_videos(context: Context, count: int) -> dict[str, UInt8[np.ndarray, "V H W 3"]]:
+    """A few swaps one by one: who gives the static factor, who the dynamics, and the result."""
+    static_index, dynamic_index = (index[:count] for index in context.pairs())
+    clips = {
+        "static": context.test["x"][static_index],
+        "dynamic": context.test["x"][dynamic_index],
+        "result": _mixed(context, static_index, dynamic_index),
+    }
+    videos = {}
+    for name, x in clips.items():
+        frames = enlarge(to_uint8(context.to_frames(x)), _VIDEO_PIXELS)
+        videos |= {f"swap_{number}/{name}": video for number, video in enumerate(frames)}
+    return videos
 
 
 def _reconstruction_strips(context: Context) -> Picture:
@@ -69,9 +93,9 @@ def _reconstruction_strips(context: Context) -> Picture:
     index = context.some_clips()[:_CLIPS]
     return strips_image(
         [
-            ("original", context.test["x"][index]),
-            ("from the codes", _reconstructed(context, index, "random")),
-            ("from x_T", _reconstructed(context, index, "inverted")),
+            ("original", context.to_frames(context.test["x"][index])),
+            ("from the codes", context.to_frames(_reconstructed(context, index, "random"))),
+            ("from x_T", context.to_frames(_reconstructed(context, index, "inverted"))),
         ]
     )
 

@@ -5,8 +5,10 @@ import pytest
 from oracles import Clueless, DigitOracle, digit_arrays
 
 from diffsda_jax.data.sources.digits import MOTIONS
+from diffsda_jax.evals.context import Domain
 from diffsda_jax.evals.evaluate import evaluate
 from diffsda_jax.evals.judges import Judge, JudgeNet
+from diffsda_jax.evals.pictures import enlarge, to_uint8
 from diffsda_jax.evals.swap import make_pairs
 from diffsda_jax.factors import Factors
 
@@ -83,6 +85,7 @@ def test_files_hold_what_the_result_says(oracle_result):
         "swap_grid.png",
         "swap_grid.gif",
         "reconstruction_strips.png",
+        *(f"swap_{n}_{who}.mp4" for n in range(4) for who in ("static", "dynamic", "result")),
     }
     content = json.loads((directory / "metrics.json").read_text())
     assert content["form"] == "corrected"
@@ -90,6 +93,39 @@ def test_files_hold_what_the_result_says(oracle_result):
     assert content["metrics"] == pytest.approx(result.metrics)
     for image in result.images.values():
         assert image.dtype == np.uint8 and image.ndim == 3
+
+
+class UpsideDown(DigitOracle):
+    """The oracle on latents, which are the frames upside down."""
+
+    def encode(self, x, length=None, mask=None):
+        return super().encode(x[:, :, ::-1])
+
+    def sample(self, factors, start=None, num_steps=32, seed=0):
+        return super().sample(factors)[:, :, ::-1]
+
+
+def test_latents_are_shown_as_frames(digits):
+    train, test = ({**data, "x": data["x"][:, :, ::-1]} for data in digits)
+    settings = {"kind": "video", "num_swaps": 8, "parts": ()}
+    upright = evaluate(DigitOracle(*digits), *digits, **settings)
+    domain = Domain(frame_decoder=lambda latents: latents[:, :, ::-1])
+    shown = evaluate(UpsideDown(*digits), train, test, domain=domain, **settings)
+    for name in ("swap/grid", "reconstruction/strips"):
+        np.testing.assert_array_equal(shown.images[name], upright.images[name])
+    np.testing.assert_array_equal(shown.videos["swap_0/result"], upright.videos["swap_0/result"])
+
+
+def test_given_pairs_are_swapped(digits):
+    given = np.array([3, 4, 5]), np.array([7, 8, 9])
+    result = evaluate(
+        DigitOracle(*digits), *digits, kind="video", parts=(), domain=Domain(given_pairs=given)
+    )
+    x = digits[1]["x"]
+    for number in range(3):
+        for name, places in zip(("static", "dynamic"), given, strict=True):
+            frames = enlarge(to_uint8(x[places[number]]), 128)
+            np.testing.assert_array_equal(result.videos[f"swap_{number}/{name}"], frames)
 
 
 class Echo:

@@ -1,0 +1,390 @@
+"""Plug-in networks that say who is in a frame and where the parts of a face or body are.
+
+A network is an ONNX file, run by onnxruntime, or a Python function. Frames are RGB in [-1, 1];
+points are (x, y) in pixels of the frame, pixel centres at whole numbers.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from diffsda_jax.data.face_crop import import_callable
+from diffsda_jax.data.sources.base import unknown_name_message
+from diffsda_jax.evals.alignment import box_map, face_maps, find_peaks, move_points, warp
+from diffsda_jax.evals.context import check_choice
+from diffsda_jax.evals.onnx_file import OnnxFile
+
+Frames = Float[np.ndarray, "N H W 3"]
+Embeddings = Float[np.ndarray, "N E"]
+Points = Float[np.ndarray, "N K 2"]
+Found = Bool[np.ndarray, " N"]
+
+READINGS = ("embedding", "points", "heatmaps")
+UNITS = ("pixels", "unit", "signed")
+_PUBLISHED = {
+    "identity": "a network that embeds faces, near each other for one person, such as "
+    "w600k_r50.onnx of InsightFace's buffalo_l pack (github.com/deepinsight/insightface) or "
+    "arcfaceresnet100-8.onnx of the ONNX model zoo (github.com/onnx/models)",
+    "landmarks": "a network that finds points of a face or body, such as pfld.onnx with 68 points "
+    "(github.com/cunjian/pytorch_face_landmark), 2d106det.onnx of InsightFace's buffalo_l pack, an "
+    "export of 2D-FAN (github.com/1adrianb/face-alignment), or for the 18 points of a body "
+    "github.com/Daniil-Osokin/lightweight-human-pose-estimation.pytorch",
+    "body": "a network that embeds persons for re-identification, such as an export of "
+    "osnet_x1_0 by torchreid (github.com/KaiyangZhou/deep-person-reid)",
+}
+ROLES = tuple(_PUBLISHED)
+
+
+@runtime_checkable
+class FrameNetwork(Protocol):
+    """Any object that embeds frames, or finds points in them.
+
+    Where ``found`` is False there is nothing in a frame and its values mean nothing. Single points
+    that were not found are NaN.
+    """
+
+    def identity(self, frames: Frames) -> tuple[Embeddings, Found]:
+        """Embeddings of N frames."""
+
+    def landmarks(self, frames: Frames) -> tuple[Points, Found]:
+        """Points in N frames, (x, y) in pixels."""
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is fed and read; a Python function needs no more than path and batch size.
+
+    Attributes:
+      path: an ``.onnx`` file, or a function as ``module:function`` or ``file.py:function``; empty:
+        there is no such network.
+      size: height and width in pixels of the input; 0, 0: those that the file states.
+      layout: of the input, ``NCHW`` or ``NHWC``.
+      color: order of the channels, ``RGB`` or ``BGR``.
+      mean: subtracted from values 0 to 255, one for each channel in the order of ``color``.
+      std: what the difference is divided by.
+      alignment: ``none`` (the whole frame), ``crop`` (a box of it) or ``landmarks5`` (moved, turned
+        and scaled so that eyes, nose and mouth, found by the network for ``landmarks``, lie where
+        ArcFace was trained to have them).
+      box: left, top, right, bottom of a crop, as shares of the frame.
+      output: name of the output to read, or its number.
+      reading: ``embedding`` ``[N, E]``, ``points`` ``[N, K, 2]`` or ``[N, 2 K]``, or ``heatmaps``
+        ``[N, K, h, w]`` (with ``NHWC``: ``[N, h, w, K]``).
+      units: of points: ``pixels`` of the input, ``unit`` (0 to 1) or ``signed`` (-1 to 1).
+      num_points: the first so many points are kept; 0 keeps all.
+      normalize: whether embeddings are scaled to length 1.
+      score_output: name or number of an output that says how sure the network is, one value a
+        frame or a point; empty: the peaks of heatmaps, or none.
+      min_score: below it nothing was found.
+      batch_size: frames seen at once, unless the file fixes it.
+    """
+
+    path: str = ""
+    size: Sequence[int] = (0, 0)
+    layout: str = "NCHW"
+    color: str = "RGB"
+    mean: Sequence[float | int] = (127.5, 127.5, 127.5)
+    std: Sequence[float | int] = (127.5, 127.5, 127.5)
+    alignment: str = "none"
+    box: Sequence[float | int] = (0.0, 0.0, 1.0, 1.0)
+    output: str = "0"
+    reading: str = "embedding"
+    units: str = "unit"
+    num_points: int = 0
+    normalize: bool = True
+    score_output: str = ""
+    min_score: float = 0.0
+    batch_size: int = 32
+
+    def check(self, name: str) -> None:
+        """Raises ValueError, naming the option, for a value that is not allowed."""
+        check_choice(f"{name}.layout", self.layout, ("NCHW", "NHWC"))
+        check_choice(f"{name}.color", self.color, ("RGB", "BGR"))
+        check_choice(f"{name}.alignment", self.alignment, ("none", "crop", "landmarks5"))
+        check_choice(f"{name}.reading", self.reading, READINGS)
+        check_choice(f"{name}.units", self.units, UNITS)
+        for option, count in (("size", 2), ("mean", 3), ("std", 3), ("box", 4)):
+            value = getattr(self, option)
+            if len(value) != count:
+                raise ValueError(f"{name}.{option}={tuple(value)}: give {count} numbers.")
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(
+                f"{name}.box={tuple(self.box)}: give left, top, right, bottom as shares of the "
+                f"frame, from 0 to 1, with left < right and top < bottom."
+            )
+        if min(self.std) <= 0 or min(self.size) < 0 or self.num_points < 0 or self.batch_size < 1:
+            raise ValueError(
+                f"{name}: std={tuple(self.std)}, size={tuple(self.size)}, num_points="
+                f"{self.num_points}, batch_size={self.batch_size}; allowed are std above 0, "
+                f"size and num_points from 0 and batch_size from 1; correct the one that is not."
+            )
+
+
+# Read as w600k_r50.onnx, a PFLD export and an OSNet export are.
+DEFAULTS = {
+    "identity": NetworkOptions(alignment="landmarks5"),
+    "landmarks": NetworkOptions(reading="points", mean=(0.0,) * 3, std=(255.0,) * 3),
+    "body": NetworkOptions(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+}
+
+
+def network_defaults() -> dict[str, dict[str, Any]]:
+    """The config section ``eval.networks``: the options of each role."""
+    return {role: dataclasses.asdict(options) for role, options in DEFAULTS.items()}
+
+
+def load_networks(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, FrameNetwork]:
+    """The networks that a config names.
+
+    Args:
+      sections: options by role (``identity``, ``landmarks``, ``body``), see `NetworkOptions`; what
+        is left out is as in `network_defaults`.
+
+    Returns:
+      Networks by role, without the roles whose path is empty.
+
+    Raises:
+      FileNotFoundError: there is no such file; the message says which ones fit.
+      ValueError: an unknown role or option, or a network that does not fit its role.
+      ImportError: an ONNX file without onnxruntime.
+    """
+    for role in sections:
+        if role not in ROLES:
+            raise ValueError(unknown_name_message("eval.networks", role, ROLES))
+    networks: dict[str, FrameNetwork] = {}
+    for role in ("landmarks", "identity", "body"):  # the first aligns faces for the others
+        section = sections.get(role, {})
+        for option in section:
+            if option not in NetworkOptions.__dataclass_fields__:
+                known = tuple(NetworkOptions.__dataclass_fields__)
+                raise ValueError(unknown_name_message(f"eval.networks.{role}", option, known))
+        options = dataclasses.replace(DEFAULTS[role], **section)
+        if options.path:
+            networks[role] = load_network(options, role, networks.get("landmarks"))
+    return networks
+
+
+def load_network(
+    options: NetworkOptions, role: str, aligner: FrameNetwork | None = None
+) -> FrameNetwork:
+    """One network, from an ONNX file or a Python function; see `load_networks` for the errors."""
+    name = f"eval.networks.{role}"
+    wanted = READINGS[1:] if role == "landmarks" else READINGS[:1]
+    check_choice(f"{name}.reading", options.reading, wanted)
+    if options.path.lower().endswith(".onnx"):
+        return OnnxNetwork(options, role, aligner)
+    if ":" in options.path:
+        return CallableNetwork(_load_function(options.path, role), options, role)
+    raise ValueError(
+        f"{name}.path={options.path!r}: give an .onnx file, or a Python function as "
+        f"'module:function' or 'file.py:function'."
+    )
+
+
+class _Network:
+    """What both kinds share: blocks of frames, and the two methods of a `FrameNetwork`."""
+
+    def __init__(self, options: NetworkOptions, role: str):
+        self.name = f"eval.networks.{role}"
+        self.options = options
+        self.batch_size, self.is_fixed = options.batch_size, False
+        options.check(self.name)
+
+    def identity(self, frames: Frames) -> tuple[Embeddings, Found]:
+        """Embeddings of N frames, N >= 1, and which of them show somebody."""
+        self._check_use("embeddings", self.options.reading == "embedding")
+        return self._see(frames)
+
+    def landmarks(self, frames: Frames) -> tuple[Points, Found]:
+        """Points in N frames, N >= 1, NaN where one was not found, and which have any."""
+        self._check_use("points", self.options.reading != "embedding")
+        return self._see(frames)
+
+    def _check_use(self, wanted: str, given: bool) -> None:
+        if not given:
+            raise ValueError(
+                f"{self.name}.reading={self.options.reading!r} gives no {wanted}; allowed are "
+                f"{', '.join(READINGS)}; choose one that does or ask another network."
+            )
+
+    def _see(self, frames: Frames) -> tuple[np.ndarray, Found]:
+        """The answers of all blocks; a fixed batch is filled up with its last frame."""
+        parts = []
+        for first in range(0, len(frames), self.batch_size):
+            block = np.asarray(frames[first : first + self.batch_size], np.float32)
+            padding = self.batch_size - len(block) if self.is_fixed else 0
+            filled = np.concatenate([block, np.repeat(block[-1:], padding, 0)])
+            parts.append([answer[: len(block)] for answer in self._see_block(filled)])
+        values, found = zip(*parts, strict=True)
+        return np.concatenate(values), np.concatenate(found)
+
+    def _see_block(self, frames: Frames) -> tuple[np.ndarray, Found]:
+        raise NotImplementedError
+
+
+class CallableNetwork(_Network):
+    """A Python function of frames ``[N, H, W, 3]``, RGB in [-1, 1].
+
+    It returns embeddings ``[N, E]`` or points ``[N, K, 2]`` ((x, y) in pixels, NaN for a point
+    that was not found), alone or with a second array, bool ``[N]``: whether anything was found.
+    """
+
+    def __init__(
+        self, function: Callable[[Frames], Any], options: NetworkOptions, role: str = "identity"
+    ):
+        """Takes the function; of the options it heeds ``reading`` and ``batch_size``."""
+        super().__init__(options, role)
+        self._function = function
+
+    def _see_block(self, frames: Frames) -> tuple[np.ndarray, Found]:
+        answer = self._function(frames)
+        values, found = answer if isinstance(answer, tuple) else (answer, np.ones(len(frames)))
+        values, found = np.asarray(values, np.float32), np.asarray(found, bool)
+        is_embedding = self.options.reading == "embedding"
+        fits = values.ndim == (2 if is_embedding else 3) and len(values) == len(frames)
+        if not fits or found.shape != (len(frames),) or not (is_embedding or values.shape[2] == 2):
+            raise ValueError(
+                f"{self.name}.path: for {len(frames)} frames the function returned shapes "
+                f"{list(values.shape)} and {list(found.shape)}; allowed are "
+                f"{'[N, E]' if is_embedding else '[N, K, 2]'} and, if there is a second one, [N]; "
+                f"correct the function."
+            )
+        finite = np.isfinite(values)
+        return values, found & (finite.all(1) if is_embedding else finite.all(2).any(1))
+
+
+class OnnxNetwork(_Network):
+    """A network in an ONNX file."""
+
+    def __init__(
+        self, options: NetworkOptions, role: str = "identity", aligner: FrameNetwork | None = None
+    ):
+        """Opens the file and tries it on black frames.
+
+        Args:
+          options: how it is fed and read.
+          role: what it is for; in messages.
+          aligner: finds the points for the alignment ``landmarks5``.
+
+        Raises:
+          FileNotFoundError, ValueError, ImportError: see `load_networks`.
+        """
+        super().__init__(options, role)
+        path = str(Path(options.path).expanduser())
+        if not Path(path).is_file():
+            raise FileNotFoundError(_missing(path, role))
+        if options.alignment == "landmarks5" and aligner is None:
+            raise ValueError(
+                f"{self.name}.alignment='landmarks5' needs points of the face: set "
+                f"eval.networks.landmarks.path, or choose none or crop."
+            )
+        self._aligner = aligner
+        outputs = [name for name in (options.output, options.score_output) if name]
+        self._file = OnnxFile(path, self.name, outputs, options.layout, options.size)
+        if self._file.batch_size:
+            self.batch_size, self.is_fixed = self._file.batch_size, True
+        black = np.full((self.batch_size if self.is_fixed else 1, *self._file.size, 3), -1.0)
+        self._ask(black.astype(np.float32))
+
+    def _see_block(self, frames: Frames) -> tuple[np.ndarray, Found]:
+        options, size = self.options, self._file.size
+        aligned = np.ones(len(frames), bool)
+        if options.alignment == "landmarks5":
+            maps, aligned = face_maps(*self._aligner.landmarks(frames), size)
+        else:
+            box = options.box if options.alignment == "crop" else (0.0, 0.0, 1.0, 1.0)
+            maps = np.repeat(box_map(box, frames.shape[1:3], size)[None], len(frames), 0)
+        values, score = self._ask(warp(frames, maps, size))
+        sure = aligned[:, None] & (score >= options.min_score)
+        if options.reading == "embedding":
+            return values, sure[:, 0] & np.isfinite(values).all(1)
+        seen = sure & np.isfinite(values).all(2)
+        points = np.where(seen[..., None], move_points(values, maps), np.nan)
+        return points.astype(np.float32), seen.any(1)
+
+    def _ask(self, images: Frames) -> tuple[np.ndarray, Float[np.ndarray, "N S"]]:
+        """Embeddings, or points in pixels of the input; and scores, one a frame or a point."""
+        options = self.options
+        pixels = (images + 1.0) * 127.5
+        pixels = pixels[..., ::-1] if options.color == "BGR" else pixels
+        mean, std = (np.asarray(value, np.float32) for value in (options.mean, options.std))
+        first, *others = self._file.run((pixels - mean) / std)
+        self._check_answer(first, len(images))
+        score = np.full((len(images), 1), np.inf, np.float32)
+        if options.reading == "embedding":
+            values = first.reshape(len(images), -1)
+            if options.normalize:
+                norm = np.linalg.norm(values, axis=1, keepdims=True)
+                values = values / np.maximum(norm, 1e-12)
+        elif options.reading == "points":
+            side = np.array(self._file.size[::-1], np.float32)
+            values = first.reshape(len(images), -1, 2)
+            values = values if options.units == "pixels" else values * side
+            values = (values + side) / 2 if options.units == "signed" else values
+        else:
+            maps = first.transpose(0, 3, 1, 2) if options.layout == "NHWC" else first
+            values, score = find_peaks(maps, self._file.size)
+        if others:
+            score = self._scores(others[0], values)
+        if options.reading != "embedding" and options.num_points:
+            values, score = values[:, : options.num_points], score[:, : options.num_points]
+        return values, score
+
+    def _scores(self, score: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "N S"]:
+        """What an output says of how sure the network is, ``[N, 1]`` or ``[N, K]``."""
+        allowed = [1] if self.options.reading == "embedding" else [1, values.shape[1]]
+        if len(score) != len(values) or score[0].size not in allowed:
+            raise ValueError(
+                f"{self.name}.score_output={self.options.score_output!r} has shape "
+                f"{list(score.shape)} for {len(values)} frames; allowed is one value a frame, or "
+                f"one a point; name another output."
+            )
+        return score.reshape(len(score), -1)
+
+    def _check_answer(self, values: np.ndarray, count: int) -> None:
+        """Raises ValueError unless the shape of an output fits the reading and the options."""
+        tail = values.shape[1:]
+        fits = {
+            "embedding": bool(tail) and set(tail[1:]) <= {1},
+            "points": tail[-1:] == (2,) if len(tail) == 2 else len(tail) == 1 and tail[0] % 2 == 0,
+            "heatmaps": len(tail) == 3,
+        }
+        if values.shape[:1] != (count,) or not fits[self.options.reading]:
+            raise ValueError(
+                f"{self.name}.reading={self.options.reading!r}: output {self.options.output!r} has "
+                f"shape {list(values.shape)} for {count} frames; allowed are embedding [N, E], "
+                f"points [N, K, 2] or [N, 2 K], heatmaps [N, K, h, w]; set reading or output."
+            )
+
+
+def _missing(path: str, role: str) -> str:
+    name = f"eval.networks.{role}.path"
+    return (
+        f"{name}={path!r}: no such file; wanted is {_PUBLISHED[role]}; download one and set "
+        f"{name} to it, or leave it empty to go without."
+    )
+
+
+def _load_function(path: str, role: str) -> Callable[..., Any]:
+    """The function that ``module:function`` or ``file.py:function`` names."""
+    file, _, attribute = path.rpartition(":")
+    if not file.endswith(".py"):
+        return import_callable(path, f"eval.networks.{role}.path")
+    if not Path(file).expanduser().is_file():
+        raise FileNotFoundError(_missing(file, role))
+    spec = importlib.util.spec_from_file_location(Path(file).stem, Path(file).expanduser())
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(
+            f"eval.networks.{role}.path={path!r}: {file} has no function {attribute!r}; allowed "
+            f"are 'module:function' and 'file.py:function'; define it there or name another."
+        )
+    return function
