@@ -7,22 +7,47 @@ Data: `<root>/**/*.{mp4,webm,mov,gif}` or `<root>/**/<clip>/*.{png,jpg}`; folder
 evaluation adds probes, judge and verification.
 Command: python -m diffsda_jax.main --config=configs/video_folder.py --workdir=runs/mine
   --config.source.options.root=/path/to/videos
+Variants, after a colon, for 256x256 frames: `latents` trains in the latents of a frame autoencoder
+(32x32x4 of a frame), which `frames` makes of the videos. Commands, one after the other; the second,
+which fine-tunes the autoencoder to your videos, may be left out, or else gives its workdir to the
+following in place of runs/vq_f8:
+  python -m diffsda_jax.convert --checkpoint=/path/to/vq-f8.ckpt --out=runs/vq_f8
+  python -m diffsda_jax.main --config=configs/video_folder.py:frames --mode=first_stage
+    --workdir=runs/my_first_stage --config.source.options.root=/path/to/videos
+    --config.first_stage.checkpoint=runs/vq_f8
+  python -m diffsda_jax.main --config=configs/video_folder.py:frames --mode=latents
+    --workdir=runs/my_latents --config.source.options.root=/path/to/videos
+    --config.first_stage.checkpoint=runs/vq_f8
+  python -m diffsda_jax.main --config=configs/video_folder.py:latents --workdir=runs/mine256
+    --config.source.options.root=runs/my_latents/latents
+    --config.first_stage.checkpoint=runs/vq_f8
 Time and result: depend on the data; see README, "Train on your own videos".
 """
 
-from diffsda_jax.config import default_config, source_config
+from diffsda_jax.config import check_variant, default_config, source_config
 
 
-def get_config():
-    """64x64 frames, 10 of them, for one GPU."""
+def get_config(variant="default"):
+    """64x64 frames, 10 of them, for one GPU; or latents of 256x256 frames."""
+    check_variant(variant, ("default", "frames", "latents"))
     config = default_config()
     config.data.length = 10
-    config.source = source_config("video_folder", length=config.data.get_ref("length"), stride=2)
+    length = config.data.get_ref("length")
+    if variant == "latents":
+        config.source = source_config("latents", length=length, stride=2, test_stride=2)
+    else:
+        size = 256 if variant == "frames" else 64
+        config.source = source_config("video_folder", length=length, stride=2, size=size)
     config.model.static_dim = 256
     config.model.dynamic_dim = 16
     config.model.hidden_dim = 256
-    config.noise.p_mean = -1.2
-    config.noise.p_std = 1.2
+    if variant == "default":
+        config.noise.p_mean = -1.2
+        config.noise.p_std = 1.2
+    else:
+        config.model.hidden_dim = 512
+        config.model.channels = 128
+        config.model.encoder_channels = 128
     config.optimizer.learning_rate = 1e-4
     config.train.batch_size = 16
     config.train.num_steps = 100_000
@@ -31,4 +56,9 @@ def get_config():
     config.eval.num_train_clips = 512
     config.eval.num_swaps = 64
     config.eval.batch_size = 16
+    if variant == "frames":  # --mode=first_stage learns from single frames
+        config.data.length = 1
+        config.optimizer.learning_rate = 4e-5
+        config.train.batch_size = 8
+        config.train.num_steps = 50_000
     return config

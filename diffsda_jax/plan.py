@@ -1,10 +1,14 @@
 """What a run would be: config, parameters, work and memory of a step, data; nothing is trained."""
 
+import inspect
 import json
+import math
+import tempfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -12,12 +16,24 @@ from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import sharding
 from diffsda_jax.data.pipeline import num_steps_per_epoch
-from diffsda_jax.model import variable_shapes
-from diffsda_jax.train.state import create_state
+from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
+from diffsda_jax.data.sources.base import SPLITS
+from diffsda_jax.data.synthetic import Synthetic
+from diffsda_jax.first_stage.spec import PUBLISHED
+from diffsda_jax.model import make_model, variable_shapes
+from diffsda_jax.train.state import TrainState, create_state
+
+SAMPLE_RATE_HZ = 16_000  # of all speech
+# Features of a step, and whether some may be missing, of sources whose files are all alike.
+SERIES = {"air_quality": (10, True), "etth1": (6, False), "physionet": (10, True)}
+LATENTS, FRAME_SIZE = "vq-f8", 256  # what latents are taken to be before there are any
 
 
 def make_plan(config: ConfigDict) -> str:
     """Describes the run that a config stands for, from the compiled program of its training step.
+
+    Where the place of the data is not set, made-up data of the same shape stand in, and the text
+    says so.
 
     Args:
       config: from a file of ``configs/``.
@@ -28,25 +44,135 @@ def make_plan(config: ConfigDict) -> str:
     Raises:
       ValueError, FileNotFoundError: as ``experiment.build``.
     """
-    experiment = experiments.build(config)
+    configuration.check_config(config)
+    missing = missing_option(config)
+    sources = stand_ins(config) if missing else None
+    experiment = build(config, sources)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh)
-    per_epoch = num_steps_per_epoch(experiment.sources["train"], config.train.batch_size)
-    steps = config.train.num_steps
-    data = [source.describe() for source in experiment.sources.values()]
-    data.append(f"{per_epoch:.1f} steps an epoch; {steps} steps are {steps / per_epoch:.1f} epochs")
-    step = compiled_step_facts(experiment, mesh)
+    if sources is None:
+        data = describe_data(experiment)
+    else:
+        data = (
+            f"source.options.{missing} is not set: no data were read, and made-up ones of steps "
+            f"{experiment.sources['train'].spec.shape} stand in; epochs need the data"
+        )
     sections = {
         "config": json.dumps(configuration.to_json(config), indent=2),
         "parameters": experiments.parameter_table(experiment),
-        "data": "\n".join(data),
-        "one training step": "\n".join(f"{name:<38}{value}" for name, value in step.items()),
+        "data": data,
+        "one training step": format_facts(work_facts(experiment) | step_facts(experiment, mesh)),
     }
     return "\n\n".join(f"== {name}\n{text}" for name, text in sections.items())
 
 
-def compiled_step_facts(experiment: experiments.Experiment, mesh: Mesh) -> dict[str, str]:
-    """Compiles the training step for the devices at hand and reads what the compiler says of it."""
+def describe_data(experiment: experiments.Experiment) -> str:
+    """The splits, and how many epochs the run is."""
+    train = experiment.config.train
+    per_epoch = num_steps_per_epoch(experiment.sources["train"], train.batch_size)
+    epochs = f"{train.num_steps} steps are {train.num_steps / per_epoch:.1f} epochs"
+    splits = [source.describe() for source in experiment.sources.values()]
+    return "\n".join([*splits, f"{per_epoch:.1f} steps an epoch; {epochs}"])
+
+
+def format_facts(facts: dict[str, str]) -> str:
+    """A line for each."""
+    return "\n".join(f"{name:<38}{value}" for name, value in facts.items())
+
+
+def missing_option(config: ConfigDict) -> str:
+    """The option without which the source has no data, such as its root, if it is not set."""
+    parameters = inspect.signature(SOURCES[config.source.name]).parameters
+    for option, parameter in parameters.items():
+        needed = parameter.default is inspect.Parameter.empty and option != "split"
+        if needed and config.source.options.get(option) in (None, ""):
+            return option
+    return ""
+
+
+def stand_ins(config: ConfigDict) -> dict[str, Source] | None:
+    """Made-up sequences shaped as the source's; None where only its data tell their shape."""
+    name, options, num_steps = config.source.name, config.source.options, config.data.length
+    if name == "latents":
+        first_stage = PUBLISHED[LATENTS]
+        side = FRAME_SIZE // first_stage.factor
+        element = ElementSpec("video", (side, side, first_stage.embed_dim))
+    elif name in SERIES:
+        features, masked = SERIES[name]
+        element = ElementSpec("series", (features,), masked=masked)
+    elif "chunk_seconds" in options:
+        element = ElementSpec("audio", (), fps=float(SAMPLE_RATE_HZ))
+        num_steps = round(options.chunk_seconds * SAMPLE_RATE_HZ)
+    elif "size" in options:
+        element = ElementSpec("video", (options.size, options.size, 3))
+    else:
+        return None
+    return {split: Synthetic(split, element, num_steps=num_steps) for split in SPLITS}
+
+
+def build(config: ConfigDict, sources: dict[str, Source] | None) -> experiments.Experiment:
+    """The experiment; statistics of stand-ins are not kept."""
+    if sources is None:
+        return experiments.build(config)
+    config = config.copy_and_resolve_references()
+    with tempfile.TemporaryDirectory() as scratch:
+        config.data.cache_dir = scratch
+        return experiments.build(config, sources)
+
+
+def work_facts(experiment: experiments.Experiment) -> dict[str, str]:
+    """FLOPs of the two networks for one sequence."""
+    spec, length = experiment.spec, experiment.config.data.length
+    model, variables = make_model(spec), variable_shapes(spec)
+    x = jax.ShapeDtypeStruct((1, length, *spec.shape), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((1, length), jnp.float32)
+
+    def encode(variables: Any, x: Any) -> Any:
+        return model.apply(variables, x, method="encode")
+
+    encoder = flops(jax.make_jaxpr(encode)(variables, x))
+    both = flops(jax.make_jaxpr(model.apply)(variables, x, sigma))
+    return {
+        "FLOPs of encoding a sequence": f"{encoder / 1e9:.3f} G",
+        "FLOPs of denoising it once": f"{(both - encoder) / 1e9:.3f} G",
+    }
+
+
+def flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
+    """FLOPs of the matrix products and convolutions of a traced function.
+
+    A multiply-add counts as 2, a scan's body as often as it runs, of the branches of a condition
+    the largest. The body of a ``while`` loop counts once. All else, linear in the data, is left
+    out, and so are the zeros that the gradient of a strided convolution puts in.
+    """
+    total = 0.0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * summed * equation.outvars[0].aval.size
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            axis = equation.params["dimension_numbers"].rhs_spec[0]  # of the output's features
+            zeros = math.prod(equation.params["lhs_dilation"])
+            summed = kernel.size / kernel.shape[axis] / zeros
+            total += 2 * summed * equation.outvars[0].aval.size
+        else:
+            inner = [flops(part) for part in _inner(equation.params)] or [0.0]
+            called = max(inner) if name == "cond" else sum(inner)
+            total += called * (equation.params["length"] if name == "scan" else 1)
+    return total
+
+
+def _inner(params: dict[str, Any]) -> list[ClosedJaxpr | Jaxpr]:
+    """The functions that an equation calls."""
+    values = [value if isinstance(value, tuple) else (value,) for value in params.values()]
+    return [part for parts in values for part in parts if isinstance(part, (ClosedJaxpr, Jaxpr))]
+
+
+def traced_step(experiment: experiments.Experiment, mesh: Mesh) -> tuple[TrainState, Any]:
+    """Shapes of the training state, and the training step traced for the devices at hand."""
     transformation, step_fn, _ = experiments.make_training(experiment, mesh)
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
@@ -61,16 +187,22 @@ def compiled_step_facts(experiment: experiments.Experiment, mesh: Mesh) -> dict[
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = batch_shapes(experiment)
-    compiled = step_fn.lower(place(state, whole), place(batch, split), place(key, whole)).compile()
-    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    return state, step_fn.trace(place(state, whole), place(batch, split), place(key, whole))
+
+
+def step_facts(experiment: experiments.Experiment, mesh: Mesh) -> dict[str, str]:
+    """Counts the training step's FLOPs, compiles it, and reads what the compiler says of memory."""
+    state, traced = traced_step(experiment, mesh)
+    memory = traced.lower().compile().memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
     peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return {
+        "FLOPs of a step, all devices": f"{flops(traced.jaxpr) / 1e9:.3f} G",
         "devices": f"{mesh.devices.size} x {jax.devices()[0].device_kind}",
-        "FLOPs of a device and step": f"{cost.get('flops', float('nan')) / 1e9:.3f} G (XLA's count;"
-        " the body of a loop counts once)",
         "peak memory of a device": f"{peak / 2**20:.0f} MiB (arguments, results, temporaries)",
         "  of which temporaries": f"{memory.temp_size_in_bytes / 2**20:.0f} MiB",
+        "  of which weights, average, moments": f"{kept / 2**20:.0f} MiB",
     }
 
 
@@ -80,7 +212,10 @@ def batch_shapes(experiment: experiments.Experiment) -> dict[str, jax.ShapeDtype
     batch, steps = config.train.batch_size, config.data.length
     if experiment.front_end is not None:
         samples = (batch, experiment.front_end.num_samples)
-        return {"x": jax.ShapeDtypeStruct(samples, jnp.float32)}
+        return {
+            "x": jax.ShapeDtypeStruct(samples, jnp.float32),
+            "length": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        }
     mask = (batch, steps) if spec.kind == "video" else (batch, steps, *spec.shape)
     return {
         "x": jax.ShapeDtypeStruct((batch, steps, *spec.shape), jnp.float32),

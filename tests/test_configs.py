@@ -11,7 +11,11 @@ from diffsda_jax import runs
 CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
 CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
 CONFIGS += ["configs/csv.py:long", "configs/librispeech.py:espeak"]
+CONFIGS += ["configs/vox256.py:frames", "configs/celebv256.py:frames"]
+CONFIGS += ["configs/video_folder.py:frames", "configs/video_folder.py:latents"]
 REFERENCES = ["air_quality", "etth1", "physionet", "timit", "librispeech", "speech_folder"]
+REFERENCES += ["vox256", "celebv256", "mug64", "taichi64"]
+MORE_REFERENCES = {"librispeech": ["espeak_reference"], "mug64": ["small"]}
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -24,10 +28,27 @@ def test_every_config_runs(path, tmp_path):
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_reference_variant_is_the_released_form_whatever_the_default_adds(name):
-    variants = ["reference"] + ["espeak_reference"] * (name == "librispeech")
-    for variant in variants:
+    for variant in ["reference", *MORE_REFERENCES.get(name, ())]:
         config = configuration.load_config(f"configs/{name}.py:{variant}")
         assert config.model.recurrence == "reference" and config.model.precision == "float32"
         assert config.model.dynamic_activation == "linear" and not config.model.center_dynamic
         assert config.loss.dynamic_noise == config.loss.encoder_noise == 0
         assert config.eval.form == "reference" and config.eval.start == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("vox256", "voxceleb1"), ("celebv256", "celebv_hq"), ("video_folder", "video_folder")],
+)
+def test_one_file_has_the_frames_and_the_latents_that_are_made_of_them(name, source):
+    variant = ":latents" if name == "video_folder" else ""
+    latents = configuration.load_config(f"configs/{name}.py{variant}").source
+    frames = configuration.load_config(f"configs/{name}.py:frames").source
+    assert (latents.name, frames.name, frames.options.size) == ("latents", source, 256)
+    assert (latents.options.length, frames.options.length) == (10, 1)  # no clip is too short
+
+
+def test_a_length_set_later_reaches_the_latents():
+    config = configuration.load_config("configs/vox256.py")
+    config.data.length = 16
+    assert config.source.options.length == 16

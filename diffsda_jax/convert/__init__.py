@@ -1,6 +1,7 @@
 """Released PyTorch weights to variables of this project, with a report of every key.
 
-``python -m diffsda_jax.convert --checkpoint=FILE --out=DIR`` or ``convert_file(FILE)``.
+``python -m diffsda_jax.convert [--name=vox1] --checkpoint=FILE --out=DIR`` or
+``convert_file(FILE)``.
 """
 
 import importlib

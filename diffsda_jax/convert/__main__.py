@@ -1,8 +1,12 @@
 """``python -m diffsda_jax.convert``: released PyTorch weights to a checkpoint of this project."""
 
 import argparse
+import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
+
+from diffsda_jax.convert.released import CONFIGS, config_of
 
 
 def parse_frame_size(text: str) -> tuple[int, int]:
@@ -24,7 +28,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", required=True, help=".pth, .pt or .npz with the state dict")
     parser.add_argument("--out", required=True, help="directory for the checkpoint and the report")
-    parser.add_argument("--config", help="configs/X.py whose model must be the file's")
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument(
+        "--name",
+        help=f"which released weights these are, for their config: {', '.join(CONFIGS)}",
+    )
+    known.add_argument("--config", help="configs/X.py whose model must be the file's")
     parser.add_argument("--entry", help="dictionary of the file with the weights, such as ema")
     parser.add_argument(
         "--frame_size",
@@ -36,17 +45,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _apply_config(path: str, spec: Any, key_report: Any) -> tuple[Any, Any, dict[str, Any]]:
+def _apply_config(
+    path: str, spec: Any, key_report: Any, sizes_of_file: bool
+) -> tuple[Any, Any, dict[str, Any]]:
     """Spec and report completed by a configuration file, and that configuration as JSON.
 
-    Fields of ``RELEASED`` that the configuration has otherwise are put right in it and noted.
+    Fields of ``RELEASED`` that the configuration has otherwise are put right in it and noted, and
+    with ``sizes_of_file`` those that the weights fix, too.
 
     Raises:
       ValueError: the configuration is for other data, or a field that the weights fix differs.
     """
     from diffsda_jax import config as configuration
     from diffsda_jax import experiment
-    from diffsda_jax.convert.infer_spec import RELEASED, match_spec
+    from diffsda_jax.convert.infer_spec import RELEASED, fixed_sizes, match_spec
     from diffsda_jax.data.sources import SOURCES
 
     config = configuration.load_config(path)
@@ -57,18 +69,19 @@ def _apply_config(path: str, spec: Any, key_report: Any) -> tuple[Any, Any, dict
     if kind != spec.kind:
         raise ValueError(
             f"config.source.name is {name!r}, a {kind} source, but the file holds a {spec.kind} "
-            f"model; choose a --config of {spec.kind} data, or leave it out."
+            f"model; choose a --config (or --name) of {spec.kind} data, or leave it out."
         )
-    configured = experiment.model_spec(config, spec.kind, spec.shape)
-    spec = match_spec(spec, configured)
-    for field in RELEASED:
-        released, wanted = getattr(spec, field), getattr(configured, field)
+    reasons = dict.fromkeys(RELEASED, "released weights have no other")
+    if sizes_of_file:
+        reasons |= dict.fromkeys(fixed_sizes(spec.kind), "taken from the file; is it the right one")
+    for field, reason in reasons.items():
+        released, wanted = getattr(spec, field), config.model[field]
         if released != wanted:
             config.model[field] = released
             key_report = key_report.with_note(
-                f"model.{field} is {released!r}, not the configuration's {wanted!r}: released "
-                "weights have no other"
+                f"model.{field} is {released!r}, not the configuration's {wanted!r}: {reason}"
             )
+    spec = match_spec(spec, experiment.model_spec(config, spec.kind, spec.shape))
     return spec, key_report, configuration.to_json(config)
 
 
@@ -79,28 +92,44 @@ def convert(options: argparse.Namespace) -> str:
       ValueError, OSError: one line that says what is wrong.
     """
     from diffsda_jax.convert.weights import ConversionError, convert_file
-    from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
-    from diffsda_jax.train.checkpoint import save_converted
+    from diffsda_jax.first_stage.spec import FirstStageSpec
 
+    config = options.config if options.name is None else config_of(options.name)
     try:
         converted = convert_file(options.checkpoint, options.frame_size, options.entry)
     except ConversionError as error:
         print(error.report.summary(), file=sys.stderr)
         raise
-    spec, key_report, meta = converted.spec, converted.report, {}
-    first_stage = isinstance(spec, FirstStageSpec)
-    if options.config is not None:
-        if first_stage:
+    meta = {}
+    if config is not None:
+        if isinstance(converted.spec, FirstStageSpec):
+            flag = "config" if options.name is None else "name"
             raise ValueError(
-                f"--config is {options.config!r}, but the file holds a frame autoencoder "
-                f"({key_report.classes}), about which configurations say nothing; leave it out."
+                f"--{flag} is {getattr(options, flag)!r}, but the file holds a frame autoencoder "
+                f"({converted.report.classes}), about which configurations say nothing; leave it "
+                "out."
             )
-        spec, key_report, meta["config"] = _apply_config(options.config, spec, key_report)
+        spec, key_report, meta["config"] = _apply_config(
+            config, converted.spec, converted.report, sizes_of_file=options.name is not None
+        )
+        converted = dataclasses.replace(converted, spec=spec, report=key_report)
+    text = _save(converted, options.out, meta)
+    if converted.first_stage is not None:
+        text += "\n" + _save(converted.first_stage, Path(options.out) / "first_stage", {})
+    return text
+
+
+def _save(converted: Any, out: str | Path, meta: dict[str, Any]) -> str:
+    """Writes checkpoint and report; returns what to print of them."""
+    from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
+    from diffsda_jax.train.checkpoint import save_converted
+
+    spec, key_report = converted.spec, converted.report
+    name = META_KEY if isinstance(spec, FirstStageSpec) else "model"
     source = {**converted.source, "classes": key_report.classes}
-    name = META_KEY if first_stage else "model"
-    meta |= {"step": 0, name: spec.to_dict(), "source": source}
-    folder = save_converted(options.out, converted.variables, meta)
-    path = key_report.save(options.out)
+    meta = meta | {"step": 0, name: spec.to_dict(), "source": source}
+    folder = save_converted(out, converted.variables, meta)
+    path = key_report.save(out)
     return (
         f"{key_report.summary()}\n{name}: {_describe(spec)}\ncheckpoint: {folder}\nreport: {path}"
     )

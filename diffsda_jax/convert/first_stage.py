@@ -10,7 +10,7 @@ References:
 import re
 from collections.abc import Iterable, Iterator
 
-from diffsda_jax.convert.infer_spec import Reader, Shapes, indices
+from diffsda_jax.convert.infer_spec import Reader, Shapes, indices, is_sequence_model
 from diffsda_jax.convert.mapping import Path, Rule
 from diffsda_jax.first_stage.spec import FirstStageSpec
 from diffsda_jax.nets.layers import MAX_GROUPS
@@ -21,6 +21,15 @@ TRAINING_ONLY = re.compile(
     r"(loss|discriminator|perceptual_loss|lpips|ema|model_ema)\."
     r"|logvar$|colorize$|quantize\.embedding\.(cluster_size|embed_avg)$"
 )
+# Of an autoencoder within the state dict of a model on its latents.
+PREFIX = "first_stage_model."
+# The rest of a latent diffusion model: denoiser, condition, averages, numbers of the schedule.
+_DIFFUSION = (
+    r"(model\.diffusion_model|model_ema|cond_stage_model)\."
+    r"|(betas|\w*alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar|scale_factor|cond_ids)$"
+)
+LEFT_OUT_NESTED = re.compile(rf"{re.escape(PREFIX)}({TRAINING_ONLY.pattern})|{_DIFFUSION}")
+NESTED = re.compile(re.escape(PREFIX))
 _OWN = ("encoder.conv_in.", "encoder.down.", "encoder.mid.")
 _OWN += ("decoder.conv_in.", "decoder.up.", "decoder.mid.")
 _CODEBOOK = "quantize.embedding.weight"
@@ -29,9 +38,12 @@ _CODEBOOK = "quantize.embedding.weight"
 def recognises(keys: Iterable[str]) -> bool:
     """Whether some keys are an autoencoder's and none a sequence model's."""
     keys = list(keys)
-    return any(key.startswith(_OWN) for key in keys) and not any(
-        key.startswith("backbone.") for key in keys
-    )
+    return any(key.startswith(_OWN) for key in keys) and not is_sequence_model(keys)
+
+
+def without_prefix(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of the autoencoder within another model's state dict, under its own names."""
+    return {key.removeprefix(PREFIX): shape for key, shape in shapes.items() if NESTED.match(key)}
 
 
 def infer_spec(shapes: Shapes) -> FirstStageSpec:

@@ -9,7 +9,7 @@ as equal unless given; dropout, noise levels and preconditioning constants are t
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffsda_jax.model import ModelSpec
@@ -68,6 +68,11 @@ class Reader:
                 "whole numbers."
             )
         return width // channels
+
+
+def is_sequence_model(keys: Iterable[str]) -> bool:
+    """Whether some keys are of a released sequence model's denoiser."""
+    return any(key.startswith("backbone.") for key in keys)
 
 
 def infer_kind(shapes: Shapes) -> str:
@@ -214,6 +219,12 @@ def _frame_size(pixels: int, frame_size: tuple[int, int] | None) -> tuple[int, i
             f"pixels, but the encoder's LSTM reads {pixels}."
         )
     return tuple(frame_size)
+
+
+def fixed_sizes(kind: str) -> tuple[str, ...]:
+    """Options of a configuration's model that the weights of a kind fix."""
+    sizes = (field for field in FIXED_ALWAYS if field not in ("kind", "shape"))
+    return (*sizes, *FIXED[kind])
 
 
 def match_spec(inferred: ModelSpec, configured: ModelSpec) -> ModelSpec:

@@ -21,7 +21,7 @@ MAPPED, UNUSED, SKIPPED, ALIAS, DIFFERS, UNEXPECTED, MISSING = (
 MEANINGS = {
     MAPPED: "became a variable",
     UNUSED: "cross-attention, which the forward pass never reads",
-    SKIPPED: "of the training alone (loss, discriminator, averages), left out",
+    SKIPPED: "of training or of another model in the file, left out",
     ALIAS: "second name of a mapped tensor, equal to it",
     DIFFERS: "second name of a mapped tensor, NOT equal to it",
     UNEXPECTED: "unknown, left out",

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from diffsda_jax.convert import first_stage, mapping, report
-from diffsda_jax.convert.infer_spec import CLASSES, Shapes, infer_spec
+from diffsda_jax.convert.infer_spec import CLASSES, Shapes, infer_spec, is_sequence_model
 from diffsda_jax.convert.report import KeyEntry, Report
 from diffsda_jax.convert.torch_file import StateDict, load_state_dict
 from diffsda_jax.first_stage import nets as first_stage_nets
@@ -38,12 +38,14 @@ class Converted:
       spec: the description that was read from the shapes.
       report: what became of every key.
       source: name of the file and its SHA-256, ``{"file": ..., "sha256": ...}``.
+      first_stage: the frame autoencoder that the file of a sequence model holds too, if it does.
     """
 
     variables: dict[str, Any]
     spec: ModelSpec | FirstStageSpec
     report: Report
     source: dict[str, str]
+    first_stage: "Converted | None" = None
 
 
 class _Target(NamedTuple):
@@ -54,14 +56,14 @@ class _Target(NamedTuple):
       classes: the released classes that have these keys.
       rules: one for every variable.
       shapes: tree of the variables' shapes.
-      left_out: status in the report of the keys that need not be variables, and their pattern.
+      left_out: keys that need not be variables, as status in the report -> pattern.
     """
 
     spec: ModelSpec | FirstStageSpec
     classes: str
     rules: list[mapping.Rule]
     shapes: dict[str, Any]
-    left_out: tuple[str, re.Pattern]
+    left_out: dict[str, re.Pattern]
 
 
 def convert_file(
@@ -83,7 +85,9 @@ def convert_file(
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     converted = convert_state_dict(state, Path(path).name, frame_size)
-    return dataclasses.replace(converted, source={"file": Path(path).name, "sha256": digest})
+    source = {"file": Path(path).name, "sha256": digest}
+    inner = converted.first_stage and dataclasses.replace(converted.first_stage, source=source)
+    return dataclasses.replace(converted, source=source, first_stage=inner)
 
 
 def convert_state_dict(
@@ -116,30 +120,52 @@ def convert_state_dict(
         node[rule.path[-1]] = _variable(name, key, tensors[key], rule, shapes.pop(rule.path))
     if shapes:
         raise AssertionError(f"no rule fills {sorted(shapes)}")
-    return Converted(variables, target.spec, key_report, {"file": name})
+    converted = Converted(variables, target.spec, key_report, {"file": name})
+    return _with_first_stage(converted, state)
+
+
+def _with_first_stage(converted: Converted, state: StateDict) -> Converted:
+    """The same with the frame autoencoder that lies in a sequence model's state dict, if any."""
+    own = {key: value for key, value in state.tensors.items() if first_stage.NESTED.match(key)}
+    if not own or isinstance(converted.spec, FirstStageSpec):
+        return converted
+    key_report, inner = converted.report, None
+    try:
+        inner = convert_state_dict(state._replace(tensors=own, other_keys=()), key_report.source)
+        note = "its frame autoencoder has a report of its own"
+    except ValueError as error:
+        note = f"its frame autoencoder cannot be converted: {error}"
+    return dataclasses.replace(converted, report=key_report.with_note(note), first_stage=inner)
 
 
 def _target(shapes: Shapes, frame_size: tuple[int, int] | None) -> _Target:
     """What the names and shapes of a state dict say that it is."""
-    if not first_stage.recognises(shapes):
+    within = first_stage.without_prefix(shapes)
+    nested = first_stage.recognises(within) and not is_sequence_model(shapes)
+    if not nested and not first_stage.recognises(shapes):
         spec = infer_spec(shapes, frame_size)
-        variables, left_out = variable_shapes(spec), (report.UNUSED, mapping.UNUSED)
-        return _Target(spec, CLASSES[spec.kind], mapping.rules(spec), variables, left_out)
+        left_out = {report.UNUSED: mapping.UNUSED, report.SKIPPED: first_stage.NESTED}
+        return _Target(
+            spec, CLASSES[spec.kind], mapping.rules(spec), variable_shapes(spec), left_out
+        )
     if frame_size is not None:
         raise ValueError(
             f"frame_size is {frame_size}, but the state dict is of a frame autoencoder, which "
             "takes frames of any size; leave it out."
         )
-    spec = first_stage.infer_spec(shapes)
+    spec = first_stage.infer_spec(within if nested else shapes)
     variables = first_stage_nets.variable_shapes(spec)
-    left_out = report.SKIPPED, first_stage.TRAINING_ONLY
+    rules, pattern = first_stage.rules(spec), first_stage.TRAINING_ONLY
+    if nested:
+        rules = [rule._replace(key=first_stage.PREFIX + rule.key) for rule in rules]
+        pattern = first_stage.LEFT_OUT_NESTED
     classes = first_stage.CLASSES[spec.kind]
-    return _Target(spec, classes, first_stage.rules(spec), variables, left_out)
+    return _Target(spec, classes, rules, variables, {report.SKIPPED: pattern})
 
 
 def _entries(state: StateDict, target: _Target):
     """One report entry for each key, in the order of the file, then the missing ones."""
-    tensors, (left_out, left_out_keys) = state.tensors, target.left_out
+    tensors = state.tensors
     by_key = {rule.key: rule for rule in target.rules}
     by_alias = {rule.alias: rule for rule in target.rules if rule.alias}
     for key, value in tensors.items():
@@ -154,10 +180,9 @@ def _entries(state: StateDict, target: _Target):
             same = np.array_equal(value, tensors[first], equal_nan=True)
             status = report.ALIAS if same else report.DIFFERS
             yield KeyEntry(key, status, shape, dtype, first)
-        elif left_out_keys.match(key):
-            yield KeyEntry(key, left_out, shape, dtype)
         else:
-            yield KeyEntry(key, report.UNEXPECTED, shape, dtype)
+            matching = (name for name, pattern in target.left_out.items() if pattern.match(key))
+            yield KeyEntry(key, next(matching, report.UNEXPECTED), shape, dtype)
     for key in state.other_keys:
         yield KeyEntry(key, report.UNEXPECTED, note="not a tensor")
     for rule in target.rules:

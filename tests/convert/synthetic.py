@@ -14,6 +14,7 @@ INVERSE = {
     "conv": lambda array: array.transpose(3, 2, 0, 1),
     "pointwise": lambda array: array.T[:, :, None, None],
 }
+AXES = {"copy": (0, 1), "linear": (1, 0), "conv": (3, 2, 0, 1), "pointwise": (1, 0)}
 
 SPECS = {
     "four levels": ModelSpec(
@@ -63,6 +64,31 @@ SPECS = {
         encoder_width=3,
     ),
 }
+
+
+def key_shapes(rules, variables) -> dict[str, tuple[int, ...]]:
+    """Key -> shape in the state dict, from a tree of the variables' shapes; nothing is computed."""
+    shapes = {}
+    for rule in rules:
+        value = variables
+        for part in rule.path:
+            value = value[part]
+        shape = tuple(value.shape[i] for i in AXES[rule.layout] if i < len(value.shape))
+        shapes[rule.key] = shape + (1, 1) * (rule.layout == "pointwise")
+    return shapes
+
+
+def unused_shapes(shapes) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the cross-attention that released video classes have beside others."""
+    unused, end = {}, "block1.2.weight"
+    for key, shape in shapes.items():
+        if key.startswith("backbone.") and key.endswith(end):
+            group, width = f"{key.removesuffix(end)}crossattn", shape[0]
+            for name in ("proj_q", "proj_k", "proj_v", "proj"):
+                unused[f"{group}.{name}.weight"] = (width, width, 1, 1)
+                unused[f"{group}.{name}.bias"] = (width,)
+            unused |= {f"{group}.group_norm.{name}": (width,) for name in ("weight", "bias")}
+    return unused
 
 
 @functools.cache

@@ -134,15 +134,9 @@ def test_other_sizes_come_back(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_are_recognised(name):
     """Shapes alone; nothing of this size is computed."""
-    spec, shapes = PUBLISHED[name], {}
-    axes = {"conv": (3, 2, 0, 1), "copy": (0, 1), "pointwise": (1, 0)}
+    spec = PUBLISHED[name]
     variables = variable_shapes(spec)
-    for rule in rules(spec):
-        value = variables
-        for part in rule.path:
-            value = value[part]
-        shape = tuple(value.shape[i] for i in axes[rule.layout] if i < len(value.shape))
-        shapes[rule.key] = shape + (1, 1) * (rule.layout == "pointwise")
+    shapes = synthetic.key_shapes(rules(spec), variables)
     assert recognises(shapes) and infer_spec(shapes) == spec
     assert len(shapes) == len(jax.tree.leaves(variables))
     if name == "kl-f8":  # the autoencoder of Stable Diffusion 1, whose size is widely reported
