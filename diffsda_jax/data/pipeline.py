@@ -2,7 +2,9 @@
 
 The order is `shuffle, repeat, map, [process::count], batch`. Every epoch is shuffled anew. Because
 repetition comes before batching, a batch may join the end of an epoch to the start of the next:
-no element is lost, and a data set smaller than a batch works too.
+no element is lost, and a data set smaller than a batch works too. Of a source that reads whole
+batches the map only draws the randomness of each element, and the batch is read after batching:
+the same elements, without Grain's and numpy's costs for each of them.
 """
 
 import functools
@@ -10,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
-from diffsda_jax.data.sources.base import BrokenItemError, Source
+from diffsda_jax.data.sources.base import BatchedSource, BrokenItemError, Source
 from diffsda_jax.data.transforms import Normalizer, check_finite, check_length, fit_length
 
 LABELS = ("static_label", "static_id", "dynamic_label", "group")
@@ -43,8 +46,8 @@ def make_element(
 
     Returns:
         `x` float32 `[V, ...]`, `mask` bool (`[V, F]` for series, `[V]` for video), `length` int32,
-        and the labels of the source. Of audio only `x` `[N]`, as it is, and the labels: a front end
-        makes the sequence.
+        and the labels of the source. Of audio `x` `[N]`, as it is, `length` in samples, and the
+        labels: a front end makes the sequence.
 
     Raises:
         BrokenItemError: the item cannot be read.
@@ -54,7 +57,8 @@ def make_element(
     check_finite(element, source, index)
     labels = {key: np.int32(element[key]) for key in LABELS if key in element}
     if source.spec.kind == "audio":
-        return {"x": element["x"], **labels}
+        length = np.int32(element.get("length", len(element["x"])))
+        return {"x": element["x"], "length": length, **labels}
     try:
         element = fit_length(element, length, length_mode, rng, random)
     except ValueError as error:
@@ -70,6 +74,41 @@ def make_element(
         if key.startswith(KNOWN)
     }
     return {**out, **labels, **known}
+
+
+def make_batch(
+    source: BatchedSource,
+    indices: Int[np.ndarray, " B"],
+    draws: Float[np.ndarray, " B"],
+    normalizer: Normalizer,
+) -> dict[str, np.ndarray]:
+    """Loads and normalises a batch of elements that have the wanted length.
+
+    Args:
+        source: where it comes from.
+        indices: which ones.
+        draws: the randomness of each, in [0, 1).
+        normalizer: see `transforms.Normalizer`.
+
+    Returns:
+        What `make_element` makes of each, with a leading axis B.
+
+    Raises:
+        BrokenItemError: one of the items cannot be read.
+        ValueError: a value is not finite; the item is named.
+    """
+    batch = source.load_batch(indices, draws)
+    x = normalizer.apply(batch["x"])
+    if not np.isfinite(x).all():
+        for raw, index in zip(batch["x"], indices, strict=True):
+            check_finite({"x": raw}, source, int(index))
+    size, length = x.shape[:2]
+    return {
+        "x": x,
+        "mask": np.ones((size, length), bool),
+        "length": np.full(size, length, np.int32),
+        **{key: batch[key].astype(np.int32) for key in LABELS if key in batch},
+    }
 
 
 def _check_crop(source: Source, length: int, length_mode: str) -> None:
@@ -90,15 +129,39 @@ def _check_crop(source: Source, length: int, length_mode: str) -> None:
 def _or_next(make: Callable[..., Any], source: Source) -> Callable[..., Any]:
     """Puts the next readable element in the place of a broken one, which is counted and named."""
 
-    def load(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def load(index: int, randomness: Any) -> dict[str, np.ndarray]:
         total = len(source)
         for step in range(total):
             place = (index + step) % total
             try:
-                return make(source, place, rng)
+                return make(source, place, randomness)
             except BrokenItemError as error:
                 source.skip(source.item_name(place), str(error))
         raise ValueError(f"{source.name}/{source.split}: no element can be read")
+
+    return load
+
+
+def _draw(index: int, rng: np.random.Generator) -> tuple[int, float]:
+    """An element's index with the randomness that it takes."""
+    return index, rng.random()
+
+
+def _batch_or_next(source: BatchedSource, normalizer: Normalizer) -> Callable[..., Any]:
+    """Makes batches out of lists of `_draw`, with `_or_next` where one of the items is broken."""
+
+    def make_one(source: BatchedSource, index: int, draw: float) -> dict[str, np.ndarray]:
+        return make_batch(source, np.array([index]), np.array([draw]), normalizer)
+
+    one_or_next = _or_next(make_one, source)
+
+    def load(drawn: list[tuple[int, float]]) -> dict[str, np.ndarray]:
+        try:
+            indices, draws = zip(*drawn, strict=True)
+            return make_batch(source, np.array(indices), np.array(draws), normalizer)
+        except BrokenItemError:
+            parts = [one_or_next(index, draw) for index, draw in drawn]
+            return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     return load
 
@@ -150,18 +213,16 @@ def make_train_dataset(
         raise ValueError(f"{source.name}/{source.split} has no elements")
     _check_crop(source, length, length_mode)
 
-    make = functools.partial(
-        make_element,
-        length=length,
-        length_mode=length_mode,
-        normalizer=normalizer,
-        random=True,
-    )
     # As good as endless; Grain's own endless length overflows with batches of one.
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     order = order.repeat(_MOST_ELEMENTS // len(source))
-    elements = order.random_map(_or_next(make, source))
-    return elements[process_index::process_count].batch(batch_size // process_count)
+    share, size = slice(process_index, None, process_count), batch_size // process_count
+    if isinstance(source, BatchedSource) and (source.lengths() == length).all():
+        drawn = order.random_map(_draw)[share].batch(size, batch_fn=list)
+        return drawn.map(_batch_or_next(source, normalizer))
+    options = {"length": length, "length_mode": length_mode, "normalizer": normalizer}
+    make = functools.partial(make_element, **options, random=True)
+    return order.random_map(_or_next(make, source))[share].batch(size)
 
 
 def make_train_iterator(

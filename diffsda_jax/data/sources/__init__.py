@@ -47,6 +47,7 @@ SOURCES: Mapping[str, type[Source]] = _Registry(
         "taichi": ("video_sets", "TaiChi"),
         "voxceleb1": ("face_sets", "VoxCeleb1"),
         "celebv_hq": ("face_sets", "CelebVHQ"),
+        "latents": ("latents", "Latents"),
         "csv": ("csv_table", "CsvTable"),
         "timit": ("speech_sets", "Timit"),
         "librispeech": ("speech_sets", "LibriSpeech"),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from diffsda_jax.data.sources.tasks import Task
 
@@ -127,6 +128,10 @@ class Source(abc.ABC):
         """Number of raw steps of each element `[len(self)]`, or None when it costs too much."""
         return None
 
+    def statistics(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and standard deviation of every feature of the training split, where known."""
+        return None
+
     def groups(self) -> np.ndarray | None:
         """The recording that each element was cut from `[len(self)]`, or None for one each."""
         return None
@@ -198,6 +203,36 @@ class Source(abc.ABC):
             f"{f'; and {more} more' if more else ''}. Repair or remove them, for short ones lower "
             "the length (--config.data.length), or raise max_skipped_share"
         )
+
+
+class BatchedSource(Source):
+    """A video source that reads a whole batch in one call, which is what the pipeline then does.
+
+    Its elements take one number each from the random generator and share one length.
+    """
+
+    @abc.abstractmethod
+    def load_batch(
+        self, indices: Int[np.ndarray, " B"], draws: Float[np.ndarray, " B"]
+    ) -> dict[str, np.ndarray]:
+        """Reads raw elements.
+
+        Args:
+            indices: of the elements, in `[0, len(self))`.
+            draws: the randomness of each, uniform in [0, 1).
+
+        Returns:
+            The keys of `load` with a leading axis B; `x` may be float16.
+
+        Raises:
+            BrokenItemError: one of the items cannot be read.
+        """
+
+    def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A batch of one; see `Source`."""
+        batch = self.load_batch(np.array([index]), np.array([rng.random()]))
+        batch["x"] = batch["x"].astype(np.float32)
+        return {key: values[0] for key, values in batch.items()}
 
 
 def unknown_name_message(what: str, name: str, allowed: Iterable[str]) -> str:

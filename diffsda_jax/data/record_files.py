@@ -1,0 +1,221 @@
+"""The files of a folder of latents: shards, their parts of the index, and how they are replaced.
+
+See `records` for what is in them and why.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from diffsda_jax.data.sources.base import SPLITS
+
+FRAMES_PER_RECORD = 16
+FORMAT = 1  # of the folder; also stands for the number of frames in a record
+FACTS, SKIPPED, SUMMARY = "facts.json", "skipped.json", "latents.json"
+DATA, INDEX = ".arrayrecord", ".json"
+_PART = ".part"
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_LABELS = ("static", "dynamic")
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d+")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipEntry:
+    """What the index says of a clip.
+
+    Attributes:
+        name: its name in its source, distinct within the split.
+        split: "train" or "test".
+        source: the name of the source that it came from.
+        frames: number of frames.
+        labels: names of what is known of it, with keys among "static" and "dynamic".
+    """
+
+    name: str
+    split: str
+    source: str
+    frames: int
+    labels: dict[str, str]
+
+    def __post_init__(self):
+        """Refuses a split, a number of frames or a label that cannot be."""
+        if self.split not in SPLITS:
+            raise ValueError(f"split {self.split!r} of clip {self.name}: use one of {SPLITS}")
+        if self.frames < 1:
+            raise ValueError(f"clip {self.name} has {self.frames} frames: leave it out")
+        if unknown := set(self.labels) - set(_LABELS):
+            raise ValueError(f"labels {sorted(unknown)} of clip {self.name}: use {_LABELS}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedClip:
+    """A clip and where it is.
+
+    Attributes:
+        entry: the clip.
+        shard: name of the shard, without a suffix.
+        first: number of its first record in the shard.
+    """
+
+    entry: ClipEntry
+    shard: str
+    first: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A shard's part of the index: its clips in their order, and sums for the statistics."""
+
+    name: str
+    frame_shape: tuple[int, ...]
+    size: int  # of the data file in bytes
+    clips: list[ClipEntry]
+    count: int  # of values per channel
+    total: list[float]
+    squares: list[float]
+
+    @property
+    def split(self) -> str:
+        """The split of its clips."""
+        return self.name.partition("-")[0]
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> "Shard":
+        """Reads a part; the data file must be there in the size that it had."""
+        values = load_json(folder / (name + INDEX))
+        clips = [ClipEntry(**clip) for clip in values.pop("clips")]
+        shape = tuple(values.pop("frame_shape"))
+        shard = cls(frame_shape=shape, clips=clips, **values)
+        data = folder / (name + DATA)
+        size = data.stat().st_size if data.is_file() else None
+        if size != shard.size:
+            state = "is missing" if size is None else f"has {size} bytes"
+            raise ValueError(f"{data} {state}, written were {shard.size}: {anew(name)}")
+        return shard
+
+    def save(self, folder: Path) -> None:
+        """Writes the part; with this the shard counts."""
+        save_json(folder / (self.name + INDEX), dataclasses.asdict(self))
+
+    def places(self) -> Iterable[PlacedClip]:
+        """Its clips and where they are."""
+        first = 0
+        for clip in self.clips:
+            yield PlacedClip(clip, self.name, first)
+            first += -(-clip.frames // FRAMES_PER_RECORD)
+
+
+class OpenShard:
+    """A shard that is being written; nothing of it counts before `commit`."""
+
+    def __init__(self, folder: Path, name: str, frame_shape: tuple[int, ...]):
+        """Opens its data file under a name that counts for nothing."""
+        self._folder, self._name = folder, name
+        self._part = folder / (name + DATA + _PART)
+        self._writer = array_record_module.ArrayRecordWriter(str(self._part), _WRITER_OPTIONS)
+        self.frame_shape = frame_shape
+        self.clips: list[ClipEntry] = []
+        self._count = 0
+        self._sums = np.zeros((2, frame_shape[-1]))
+
+    def write(self, entry: ClipEntry, latents: np.ndarray) -> None:
+        """Adds a clip."""
+        for start in range(0, entry.frames, FRAMES_PER_RECORD):
+            self._writer.write(latents[start : start + FRAMES_PER_RECORD].tobytes())
+        values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
+        self._count += len(values)
+        self._sums += values.sum(0), np.square(values).sum(0)
+        self.clips.append(entry)
+
+    def commit(self) -> Shard:
+        """Puts first the data file in its place and then the part of the index that counts it."""
+        self._writer.close()
+        size = self._part.stat().st_size
+        _put(self._part, self._folder / (self._name + DATA))
+        total, squares = self._sums.tolist()
+        shard = Shard(self._name, self.frame_shape, size, self.clips, self._count, total, squares)
+        shard.save(self._folder)
+        return shard
+
+
+def anew(name: str) -> str:
+    """The way out of a damaged shard."""
+    return f"remove {name}{INDEX} there and run --mode=latents again, it makes these clips anew"
+
+
+def _put(part: Path, path: Path) -> None:
+    """Renames a whole file into its place once it is on the disk."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def save_json(path: Path, values: Any) -> None:
+    """Writes a file, whole or not at all."""
+    part = path.with_name(path.name + _PART)
+    part.write_text(json.dumps(values))
+    _put(part, path)
+
+
+def load_json(path: Path) -> Any:
+    """Reads a file that `save_json` wrote."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: run --mode=latents again") from None
+    except ValueError:
+        raise ValueError(f"{path} is no JSON: remove it and run --mode=latents again") from None
+
+
+def shard_names(folder: Path) -> list[str]:
+    """Names of the shards that count."""
+    return sorted(p.stem for p in folder.glob("*" + INDEX) if _SHARD.fullmatch(p.stem))
+
+
+def check_format(folder: Path, values: Mapping[str, Any]) -> None:
+    """Refuses a folder that another version wrote."""
+    if values.get("format") != FORMAT:
+        raise ValueError(
+            f"latents in {folder} have format {values.get('format')!r}, this version reads "
+            f"{FORMAT}: make them anew in another folder"
+        )
+
+
+def settle_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Writes the facts of a new folder, or holds those of an old one against them."""
+    path = folder / FACTS
+    if not path.is_file():
+        if strange := sorted(p.name for p in folder.iterdir() if _SHARD.fullmatch(p.stem)):
+            raise ValueError(f"{folder} holds {strange[0]} but no {FACTS}: use an empty folder")
+        save_json(path, {"format": FORMAT, "facts": facts})
+        return
+    values = load_json(path)
+    check_format(folder, values)
+    old = values["facts"]
+    for key in sorted({*old, *facts}):
+        if old.get(key) != facts.get(key):
+            raise ValueError(
+                f"latents in {folder} were made with {key}={old.get(key)!r}, not "
+                f"{facts.get(key)!r}: use another folder, or remove this one to make them anew"
+            )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed run left: parts, and data files that no part of the index counts."""
+    counted = set(shard_names(folder))
+    for path in folder.iterdir():
+        name = Path(path.name.removesuffix(_PART))
+        shard = name.suffix in (DATA, INDEX) and _SHARD.fullmatch(name.stem)
+        if path.suffix == _PART:
+            leftover = shard or path.stem in (FACTS, SKIPPED, SUMMARY)
+        else:
+            leftover = shard and name.suffix == DATA and name.stem not in counted
+        if leftover:
+            path.unlink()
