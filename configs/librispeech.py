@@ -40,7 +40,6 @@ def get_config(variant="default"):
     config.eval.num_clips = 30_000
     config.eval.parts = ("reconstruction", "swap", "judge", "verification", "utterances")
     if variant.startswith("espeak"):
-        config.model.dynamic_dim = 8
         config.model.hidden_dim = 64
         config.model.width = 64
         config.model.encoder_width = 32
@@ -54,6 +53,7 @@ def get_config(variant="default"):
     if variant.endswith("reference"):
         use_reference_form(config)
     elif variant.startswith("espeak"):
+        config.model.dynamic_dim = 8
         config.model.center_dynamic = True
         config.model.precision = "bfloat16"
         config.loss.encoder_noise = 0.4

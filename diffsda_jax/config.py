@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from diffsda_jax.data.sources import SOURCES, make_source
 from diffsda_jax.data.sources.base import unknown_name_message
+from diffsda_jax.evals.network_options import network_defaults
 
 
 def _model_defaults() -> dict[str, Any]:
@@ -51,6 +52,7 @@ def _eval_defaults() -> dict[str, Any]:
         "num_clips": 512,  # at most so many test sequences
         "num_train_clips": 2_000,  # for probes and judges
         "num_swaps": 200,
+        "pairs": "",  # CSV file of the swaps to make, see data.sources.pairs; empty = drawn ones
         "num_steps": 32,  # of the sampler; costs 2 N - 1 evaluations
         "form": "corrected",  # corrected | reference (the released code's quirks)
         "start": "",  # of swaps: random | zero | target | donor; empty = the form's
@@ -66,7 +68,33 @@ def _eval_defaults() -> dict[str, Any]:
             "judge",
             "verification",
         ),
+        "networks": network_defaults(),  # that look at faces and bodies, see evals.networks
         "seed": 0,
+    }
+
+
+def _first_stage_training_defaults() -> dict[str, Any]:
+    """Of ``--mode=first_stage``, see `first_stage_runs`; the rest is `train` and `optimizer`."""
+    return {
+        # The autoencoder, see `first_stage.FirstStageSpec`; one that first_stage.checkpoint names
+        # brings its own sizes. These are the published VQ f8.
+        "kind": "vq",  # vq | kl
+        "channels": 128,
+        "channel_mults": (1, 2, 2, 4),
+        "num_res_blocks": 2,
+        "attention_levels": (3,),
+        "embed_dim": 4,
+        "codebook_size": 256,  # vq
+        # The loss, see `train.first_stage_step.FirstStageLoss`.
+        "l2_weight": 0.0,
+        "perceptual": "",  # module:function of two batches of frames, a distance for each
+        "perceptual_weight": 1.0,
+        "commitment_weight": 0.25,  # vq
+        "kl_weight": 1e-6,  # kl
+        "discriminator_weight": 0.0,  # 0 = none; published: 0.5 to 0.8
+        "discriminator_start_step": 10_000,
+        "discriminator_channels": 64,
+        "discriminator_layers": 3,
     }
 
 
@@ -117,6 +145,17 @@ def default_config() -> ConfigDict:
                 "keep_checkpoints": 3,
                 "init_from": "",  # checkpoint whose weights a new run starts from
             },
+            "first_stage": {
+                "checkpoint": "",  # of the frame autoencoder, where there are latents
+                "chunk_frames": 8,  # that a device encodes or decodes at once; bounds its memory
+            },
+            "first_stage_training": _first_stage_training_defaults(),
+            "latents": {  # of --mode=latents
+                "folder": "",  # of the records; empty = WORKDIR/latents
+                "batch_frames": 64,  # over all devices
+                "num_workers": 4,  # that decode clips
+                "clips_per_shard": 64,  # what a kill may lose
+            },
             "eval": _eval_defaults(),
         }
     ).lock()
@@ -136,6 +175,8 @@ def use_reference_form(config: ConfigDict) -> None:
     config.eval.weights = "raw"
     config.eval.form = "reference"
     config.eval.start = ""
+    if "last_chunk" in config.source.options:  # of speech
+        config.source.options.last_chunk = "pad"
 
 
 def check_variant(variant: str, allowed: Sequence[str]) -> None:

@@ -1,12 +1,10 @@
 """From a config to what it names: data, normaliser, model, optimiser, training step, state."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -14,24 +12,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
-from diffsda_jax.audio.griffin_lim import griffin_lim
-from diffsda_jax.audio.spectrogram import MelSpec
-from diffsda_jax.convert.hifigan import load_hifigan
 from diffsda_jax.data import pipeline as data_pipeline
 from diffsda_jax.data.sources import ElementSpec, Source
 from diffsda_jax.data.sources.base import SPLITS
-from diffsda_jax.data.sources.known_factors import KnownFactors
+from diffsda_jax.data.sources.pairs import PairWindows, read_pairs
 from diffsda_jax.data.transforms import Normalizer, fit_normalizer
-from diffsda_jax.evals.context import EvalSettings, Render
-from diffsda_jax.evals.interface import Sound
+from diffsda_jax.evals.context import EvalSettings
 from diffsda_jax.features import (
     FrontEnd,
     fit_front_end_normalizer,
+    frames_of_batch,
     load_frames,
-    normalized,
 )
 from diffsda_jax.model import ModelSpec, init_variables, make_model, variable_shapes
-from diffsda_jax.nets.hifigan import Hifigan
 from diffsda_jax.rngs import stream
 from diffsda_jax.train import optimizer, step
 from diffsda_jax.train.state import WEIGHTS, TrainState, create_state
@@ -95,12 +88,17 @@ def model_spec(
     return ModelSpec(kind=kind, shape=shape, **options)
 
 
-def build(config: ConfigDict, sources: dict[str, Source] | None = None) -> Experiment:
+def build(
+    config: ConfigDict,
+    sources: dict[str, Source] | None = None,
+    normalizer: Normalizer | None = None,
+) -> Experiment:
     """Checks a config and makes what it names.
 
     Args:
       config: from a file of ``configs/``.
       sources: splits to use instead of the config's own.
+      normalizer: one to use instead of fitting it.
 
     Returns:
       The experiment.
@@ -115,7 +113,8 @@ def build(config: ConfigDict, sources: dict[str, Source] | None = None) -> Exper
     front_end = make_front_end(config, sources["train"])
     if front_end is not None:
         element = front_end.element(element)
-    normalizer = _fit_normalizer(config.data, sources["train"], front_end)
+    if normalizer is None:
+        normalizer = _fit_normalizer(config.data, sources["train"], front_end)
     spec = model_spec(config, element.kind, element.shape, element.masked)
     return Experiment(config, sources, normalizer, spec, element, front_end)
 
@@ -237,7 +236,8 @@ def make_training(
         encoder_noise=config.loss.encoder_noise,
     )
     if experiment.front_end is not None:
-        loss_fn = _from_waveforms(loss_fn, normalized(experiment.front_end, experiment.normalizer))
+        to_frames = frames_of_batch(experiment.front_end, experiment.normalizer)
+        loss_fn = _from_waveforms(loss_fn, to_frames)
     step_fn = step.make_train_step(
         loss_fn,
         transformation,
@@ -249,18 +249,28 @@ def make_training(
     return transformation, step_fn, loss_fn
 
 
-def _from_waveforms(loss_fn: step.LossFn, frames_of: Callable[[Array], Array]) -> step.LossFn:
+def _from_waveforms(
+    loss_fn: step.LossFn, to_frames: Callable[[dict[str, Array]], dict[str, Array]]
+) -> step.LossFn:
     """The loss of a batch whose ``x`` are waveforms ``[B, N]``."""
 
     def loss(params: Any, constants: Any, batch: dict[str, Array], key: Array):
-        return loss_fn(params, constants, {**batch, "x": frames_of(batch["x"])}, key)
+        return loss_fn(params, constants, to_frames(batch), key)
 
     return loss
 
 
 def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.ndarray]:
-    """A split as the arrays that an evaluation reads: ``x`` ``[N, V, ...]``, labels and more."""
+    """A split as the arrays that an evaluation reads: ``x`` ``[N, V, ...]``, labels and more.
+
+    With a pair file the split of the evaluation is the windows of its first ``eval.num_swaps``
+    pairs: all donors of static factors, then all donors of dynamics.
+    """
     source, config = experiment.sources[split], experiment.config
+    if config.eval.pairs and split == config.eval.split:
+        pairs = read_pairs(config.eval.pairs, source)
+        source = PairWindows(source, pairs[: config.eval.num_swaps])
+        limit = len(source)
     if experiment.front_end is not None:
         return load_frames(source, experiment.front_end, experiment.normalizer, limit)
     return data_pipeline.load_arrays(
@@ -271,52 +281,6 @@ def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.n
         limit=limit,
         seed=config.eval.seed,
     )
-
-
-def make_sound(experiment: Experiment) -> Sound | None:
-    """How frames of an audio experiment become sound; None where there is no sound.
-
-    Raises:
-      ValueError, FileNotFoundError: a vocoder's checkpoint that cannot be used.
-    """
-    front_end, vocoder = experiment.front_end, experiment.config.eval.vocoder
-    if front_end is None:
-        return None
-    spec = front_end.spectrogram
-    if vocoder:
-        if front_end.kind != "mel":
-            raise ValueError(
-                f"config.eval.vocoder is {vocoder!r}, but the front end is {front_end.kind!r}; "
-                "HiFi-GAN needs 'mel'. Leave the vocoder empty for Griffin-Lim."
-            )
-        play = load_vocoder(vocoder)
-    else:
-
-        def play(log_spectrum: np.ndarray) -> Array:
-            return griffin_lim(jnp.asarray(log_spectrum), spec, jax.random.key(0))
-
-    return Sound(experiment.normalizer.invert, play, spec.sample_rate_hz)
-
-
-def load_vocoder(path: str) -> Callable[[Array], Array]:
-    """A HiFi-GAN generator as a function from log mel ``[B, V, 80]`` to waveforms ``[B, N]``."""
-    spec, variables = load_hifigan(path)
-    wanted = MelSpec()
-    if (spec.num_mels, spec.hop) != (wanted.num_mels, wanted.hop):
-        raise ValueError(
-            f"vocoder {path} takes {spec.num_mels} mel bins and gives {spec.hop} samples a frame; "
-            f"the front end gives {wanted.num_mels} and {wanted.hop}: choose another generator, or "
-            "leave config.eval.vocoder empty."
-        )
-    return jax.jit(functools.partial(Hifigan(spec).apply, variables))
-
-
-def make_render(experiment: Experiment) -> Render | None:
-    """Makes normalised clips from true factors, where the source can."""
-    source = experiment.sources["test"]
-    if not isinstance(source, KnownFactors):
-        return None
-    return lambda static, dynamic: experiment.normalizer.apply(source.render(static, dynamic))
 
 
 def initial_state(

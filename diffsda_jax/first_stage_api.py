@@ -1,15 +1,19 @@
 """The public API of the frame autoencoders: a converted or trained one as an object."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Num
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float, Float16, Num, UInt8
 
+from diffsda_jax import sharding
 from diffsda_jax.first_stage.nets import make_model, variable_shapes
 from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
 
@@ -72,6 +76,14 @@ class FirstStage:
         spec = FirstStageSpec.from_dict(meta[META_KEY])
         checkpoint.check_compatible(variable_shapes(spec), variables)
         return cls(spec, variables, meta)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the description or with any weight."""
+        digest = hashlib.sha256(repr(self.spec).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+        return digest.hexdigest()[:16]
 
     def encode(
         self, images: Num[ArrayLike, "*frames H W C"], chunk_frames: int = 8
@@ -139,6 +151,49 @@ class FirstStage:
             )
 
 
+class FrameEncoder:
+    """Encodes raw frames on all devices of a mesh.
+
+    Frames go through a chunk at a time, always of the same size, so a frame's latents do not depend
+    on the frames around it.
+
+    Attributes:
+      batch_frames: frames of a full batch, over all devices.
+      chunk: frames that the devices hold at once, over all of them.
+      variables: of the first stage, on every device.
+    """
+
+    def __init__(self, first_stage: FirstStage, mesh: Mesh, batch_frames: int, chunk_frames: int):
+        """Compiles nothing yet.
+
+        Args:
+          first_stage: with its weights.
+          mesh: of ``sharding.make_mesh``.
+          batch_frames: frames of a batch at least; rounded up to whole chunks.
+          chunk_frames: frames that a device holds at once at most; memory is in proportion to it.
+        """
+        devices = mesh.devices.size
+        self.chunk = min(chunk_frames, -(-batch_frames // devices)) * devices
+        self.batch_frames = -(-batch_frames // self.chunk) * self.chunk
+        self.variables = jax.device_put(first_stage.variables, sharding.replicated(mesh))
+        self._spec, self._mesh = first_stage.spec, mesh
+
+    def start(self, frames: UInt8[np.ndarray, "N H W C"]) -> list[Array]:
+        """Hands frames (0 to 255) to the devices and returns at once; see ``fetch``."""
+        chunks = []
+        for first in range(0, len(frames), self.chunk):
+            # The last chunk repeats the last frame until it is full: one size, one program.
+            which = np.minimum(np.arange(first, first + self.chunk), len(frames) - 1)
+            chunk = jax.device_put(frames[which], sharding.batch_sharding(self._mesh))
+            chunks.append(encode_bytes(self._spec, self._mesh, self.variables, chunk))
+        return chunks
+
+    @staticmethod
+    def fetch(chunks: list[Array], num_frames: int) -> Float16[np.ndarray, "{num_frames} h w E"]:
+        """The latents of the frames that ``start`` was given, when they are ready."""
+        return np.concatenate([np.asarray(chunk) for chunk in chunks])[:num_frames]
+
+
 def _in_chunks(
     run: Callable[[np.ndarray], Array], frames: ArrayLike, chunk_frames: int
 ) -> np.ndarray:
@@ -166,3 +221,21 @@ def _encode(spec: FirstStageSpec, variables: Any, images: Array) -> Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(spec: FirstStageSpec, variables: Any, latents: Array) -> Array:
     return make_model(spec).apply(variables, latents, method="decode")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def encode_bytes(
+    spec: FirstStageSpec, mesh: Mesh, variables: Any, frames: UInt8[Array, "N H W C"]
+) -> Float16[Array, "N h w E"]:
+    """The program of ``FrameEncoder`` for one chunk; bytes are sent, a quarter of floats."""
+
+    def encode(variables: Any, frames: Array) -> Array:
+        images = frames.astype(jnp.float32) / 127.5 - 1.0
+        latents = make_model(spec).apply(variables, images, method="encode")
+        return latents.astype(jnp.float16)
+
+    whole, split = PartitionSpec(), PartitionSpec(sharding.DATA_AXIS)
+    # Each device has a program of its own: split by the compiler, the loops over images of
+    # attention would have every device compute all of them.
+    mapped = jax.shard_map(encode, mesh=mesh, in_specs=(whole, split), out_specs=split)
+    return mapped(variables, frames)

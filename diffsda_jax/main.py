@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-MODES = ("train", "eval", "plan")
+MODES = ("train", "eval", "zero_shot", "first_stage", "latents", "plan")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override options with --config.section.option=value."
@@ -21,8 +21,14 @@ MODE = flags.DEFINE_enum(
     "mode",
     "train",
     MODES,
-    "train: train or resume, then evaluate; eval: evaluate the newest checkpoint; plan: print "
-    "config, parameters, FLOPs, memory and data, and train nothing.",
+    "train: train or resume, then evaluate; eval: evaluate the newest checkpoint; zero_shot: "
+    "evaluate the model of --checkpoint on the data of --config, which it never saw; first_stage: "
+    "train or fine-tune a frame autoencoder on the frames of a video source; latents: encode the "
+    "clips of a video source with a frame autoencoder; plan: print config, parameters, FLOPs, "
+    "memory and data, and train nothing.",
+)
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "For --mode=zero_shot: workdir or checkpoint of the model."
 )
 
 
@@ -64,6 +70,33 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
+    """Imports what a mode needs, and runs it; an interrupted training ends the program."""
+    if mode == "plan":
+        from diffsda_jax import plan
+
+        print(plan.make_plan(config))
+    elif mode == "latents":
+        from diffsda_jax import latents
+
+        latents.run_latents(config, workdir)
+    elif mode == "zero_shot":
+        from diffsda_jax import zero_shot
+
+        zero_shot.run_zero_shot(config, CHECKPOINT.value, workdir)
+    elif mode == "eval":
+        from diffsda_jax import runs
+
+        runs.run_eval(config, workdir)
+    else:
+        from diffsda_jax import first_stage_runs, runs
+        from diffsda_jax.train.interrupt import EXIT_INTERRUPTED
+
+        run = first_stage_runs.run_first_stage if mode == "first_stage" else runs.run_train
+        if run(config, workdir).interrupted:
+            raise SystemExit(EXIT_INTERRUPTED)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs one mode; what a user can mend ends in one line, not in a traceback."""
     if len(argv) > 1:
@@ -72,26 +105,15 @@ def main(argv: Sequence[str]) -> None:
         fail("--config is missing; give a file of configs/, such as --config=configs/digits.py.")
     if WORKDIR.value is None and MODE.value != "plan":
         fail(f"--workdir is missing; --mode={MODE.value} needs the folder of the run.")
+    if (MODE.value == "zero_shot") != (CHECKPOINT.value is not None):
+        fail("--checkpoint and --mode=zero_shot go together; other modes find theirs in --workdir.")
     use_compilation_cache()
     from diffsda_jax.train.console import setup_console
-    from diffsda_jax.train.interrupt import EXIT_INTERRUPTED
     from diffsda_jax.train.loop import NonFiniteLossError
 
     setup_console()
     try:
-        if MODE.value == "plan":
-            from diffsda_jax import plan
-
-            print(plan.make_plan(CONFIG.value))
-            return
-        from diffsda_jax import runs
-
-        if MODE.value == "eval":
-            runs.run_eval(CONFIG.value, WORKDIR.value)
-            return
-        result = runs.run_train(CONFIG.value, WORKDIR.value)
-        if result.interrupted:
-            raise SystemExit(EXIT_INTERRUPTED)
+        run_mode(MODE.value, CONFIG.value, WORKDIR.value)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")
     except RuntimeError as error:
@@ -100,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
         first = str(error).splitlines()[0]
         fail(
             f"out of memory: {first}. Lower train.batch_size or eval.batch_size, or the widths in "
-            "model.*; --mode=plan prints what a step needs."
+            "model.* (of latents, first_stage.chunk_frames); --mode=plan prints what a step needs."
         )
     except (ValueError, OSError, ImportError, NonFiniteLossError) as error:
         if os.environ.get("DIFFSDA_TRACEBACK"):  # for reports of errors that look wrong

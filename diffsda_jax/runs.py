@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
@@ -16,9 +17,12 @@ from diffsda_jax import experiment as experiments
 from diffsda_jax import sharding
 from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
 from diffsda_jax.data.synthetic import Synthetic
+from diffsda_jax.data.transforms import Normalizer
+from diffsda_jax.eval_setup import make_domain
 from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import report
 from diffsda_jax.experiment import Experiment
+from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
 from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.train import checkpoint, loop
@@ -32,6 +36,8 @@ CONFIG_FILE = "config.json"
 # What may change between two starts in one workdir: how long, how often, where, what is measured.
 FREE_OPTIONS = {
     "eval": None,  # all of it
+    "first_stage": None,
+    "latents": None,
     "train": (
         "num_steps",
         "log_every_steps",
@@ -80,9 +86,11 @@ def check_workdir(workdir: Path, experiment: Experiment) -> None:
 
 def _is_free(change: str) -> bool:
     """Whether a line of ``differences`` is about an option that may change."""
-    section, _, option = change.split(" ")[0].removeprefix("config.").rpartition(".")
-    return section in FREE_OPTIONS and (
-        FREE_OPTIONS[section] is None or option in FREE_OPTIONS[section]
+    path = change.split(" ")[0].removeprefix("config.")
+    return any(
+        path.startswith(f"{section}.")
+        and (options is None or path.removeprefix(f"{section}.") in options)
+        for section, options in FREE_OPTIONS.items()
     )
 
 
@@ -190,7 +198,9 @@ def make_evaluator(
         writer.write_images(step_number, {f"eval/{k}": v[None] for k, v in result.images.items()})
         if result.sounds:
             sounds = {f"eval/{name}": samples for name, samples in result.sounds.items()}
-            writer.write_audios(step_number, sounds, runner.sound.sample_rate_hz)
+            writer.write_audios(step_number, sounds, runner.domain.sound.sample_rate_hz)
+        videos = {f"eval/{name}": video[None] for name, video in result.videos.items()}
+        writer.write_videos(step_number, videos, fps=runner.domain.fps)
 
     return evaluate
 
@@ -198,18 +208,35 @@ def make_evaluator(
 class EvalRunner:
     """Evaluates models of one experiment; keeps data and judge between calls."""
 
-    def __init__(self, experiment: Experiment):
-        """No data are loaded before the first ``run``; a vocoder is, so that a bad one shows."""
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, first_stage: FirstStage | None = None):
+        """No data are loaded before the first ``run``; networks are, so that a bad one shows.
+
+        Args:
+          experiment: whose data are used.
+          first_stage: makes latents of the frames of the data, for a model that takes latents.
+        """
+        self.experiment, self.first_stage = experiment, first_stage
         self._data: dict[tuple[str, int], dict] = {}
         self._judge: evaluation.Judge | None = None
-        self.sound = experiments.make_sound(experiment)
+        self.domain = make_domain(experiment, first_stage)
 
     def load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""
         if (split, limit) not in self._data:
-            self._data[split, limit] = experiments.load_split(self.experiment, split, limit)
+            self._data[split, limit] = (
+                experiments.load_split(self.experiment, split, limit)
+                if self.first_stage is None
+                else self._load_latents(split, limit)
+            )
         return self._data[split, limit]
+
+    def _load_latents(self, split: str, limit: int) -> dict:
+        """Arrays of one split whose frames the first stage encodes."""
+        in_pixels = dataclasses.replace(self.experiment, normalizer=Normalizer())
+        data = experiments.load_split(in_pixels, split, limit)
+        chunk = self.experiment.config.first_stage.chunk_frames
+        latents = self.first_stage.encode(data["x"], chunk)
+        return data | {"x": self.experiment.normalizer.apply(latents)}
 
     def run(self, model: DiffSDA, output_dir: Path) -> evaluation.EvalResult:
         """Evaluates one model, writes tables and pictures, prints the table.
@@ -226,6 +253,10 @@ class EvalRunner:
         train = self.load("train", options.num_train_clips)
         test = self.load(options.split, options.num_clips)
         settings = experiments.eval_settings(self.experiment.config)
+        domain = self.domain
+        if options.pairs:
+            places = np.arange(len(test["x"])).reshape(2, -1)
+            domain = dataclasses.replace(domain, given_pairs=(places[0], places[1]))
         result = evaluation.evaluate(
             model,
             train,
@@ -235,9 +266,7 @@ class EvalRunner:
             dynamic_names=element.dynamic_names,
             feature_names=element.feature_names,
             denormalize=self.experiment.normalizer.invert,
-            sound=self.sound,
-            tasks=self.experiment.sources["train"].tasks,
-            render=experiments.make_render(self.experiment),
+            domain=domain,
             judge=self._judge,
             output_dir=output_dir,
             **dataclasses.asdict(settings),
@@ -264,12 +293,10 @@ def run_eval(config: ConfigDict, workdir: str | Path) -> evaluation.EvalResult:
       ValueError, FileNotFoundError: as ``experiment.build``; no checkpoint, or of another model.
     """
     model = DiffSDA.from_checkpoint(workdir, weights=config.eval.weights)
-    experiment = experiments.build(config)
+    experiment = experiments.build(config, normalizer=model.normalizer)
     checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
     workdir = open_workdir(workdir)
     check_workdir(workdir, experiment)
-    if model.normalizer is not None:
-        experiment = dataclasses.replace(experiment, normalizer=model.normalizer)
     step_number = int(model.meta.get("step", 0))
     return EvalRunner(experiment).run(model, workdir / "eval" / f"{step_number:08d}")
 

@@ -10,8 +10,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from diffsda_jax import config as configuration
+from diffsda_jax import eval_setup, runs
 from diffsda_jax import experiment as experiments
-from diffsda_jax import runs
 from diffsda_jax.convert.hifigan import layers
 from diffsda_jax.nets.hifigan import HifiganSpec
 
@@ -179,7 +179,7 @@ def test_a_hifigan_checkpoint_plays_the_swaps(config, tmp_path):
     experiment = experiments.build(
         with_vocoder(config, vocoder_file(tmp_path / "generator.npz", num_mels=80))
     )
-    sound = experiments.make_sound(experiment)
+    sound = eval_setup.make_sound(experiment)
     log_mel = np.random.default_rng(0).normal(size=(2, 9, 80)).astype(np.float32)
     waves = np.asarray(sound.vocoder(log_mel))
     assert waves.shape == (2, 9 * 256) and sound.sample_rate_hz == 22_050
@@ -205,7 +205,7 @@ def test_griffin_lim_plays_linear_spectrograms(config):
     changed = config.copy_and_resolve_references()
     changed.data.update(front_end="linear", length=78)
     experiment = experiments.build(changed)
-    sound = experiments.make_sound(experiment)
+    sound = eval_setup.make_sound(experiment)
     data = experiments.load_split(experiment, "test", 4)
     assert data["x"].shape == (4, 78, 201)
     waves = np.asarray(sound.vocoder(sound.denormalize(data["x"][:1])))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from diffsda_jax.data.sources.tasks import Task
+from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.interface import (
     Clips,
     Lengths,
@@ -74,15 +75,6 @@ class EvalSettings:
         check_choice("start", self.start, STARTS)
         for part in self.parts:
             check_choice("parts", part, _ALL_PARTS)
-
-
-def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless a value is among the allowed ones."""
-    if value not in allowed:
-        raise ValueError(
-            f"{name}: unknown value {value!r}; allowed are {', '.join(allowed)}; choose one of "
-            f"these."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegress
 from sklearn.linear_model import Lasso
 from sklearn.preprocessing import StandardScaler
 
-from diffsda_jax.evals.context import check_choice
+from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.interface import Clips, Lengths, mean_over_steps, valid_steps
 from diffsda_jax.evals.metrics import normalized_mse
 from diffsda_jax.evals.probes import chance_level

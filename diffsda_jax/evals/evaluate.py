@@ -13,7 +13,8 @@ import numpy as np
 from diffsda_jax.audio.wav import encode_wav
 from diffsda_jax.data.video_writer import video_suffix, write_video
 from diffsda_jax.evals import gallery
-from diffsda_jax.evals.context import Context, Domain, EvalSettings, check_choice
+from diffsda_jax.evals.choices import check_choice
+from diffsda_jax.evals.context import Context, Domain, EvalSettings
 from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.interface import SequenceModel, encode_clips
 from diffsda_jax.evals.judges import Judge, train_judge

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from diffsda_jax.evals.context import FORMS, Context, check_choice
+from diffsda_jax.evals.choices import check_choice
+from diffsda_jax.evals.context import FORMS, Context
 from diffsda_jax.evals.face_verification import verify
 from diffsda_jax.evals.frames import frame_errors, mean_errors
 from diffsda_jax.evals.interface import Clips, Lengths, padded_batches, valid_steps

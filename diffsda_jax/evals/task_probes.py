@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Integer, Num, UInt
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from diffsda_jax.evals.context import FORMS, check_choice
+from diffsda_jax.evals.choices import check_choice
+from diffsda_jax.evals.context import FORMS
 from diffsda_jax.evals.interface import Lengths, valid_steps
 from diffsda_jax.evals.probes import chance_level
 from diffsda_jax.factors import Factors

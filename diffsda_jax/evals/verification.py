@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num
 
-from diffsda_jax.evals.context import FORMS, check_choice
+from diffsda_jax.evals.choices import check_choice
+from diffsda_jax.evals.context import FORMS
 from diffsda_jax.evals.interface import Lengths, mean_over_steps, valid_steps
 from diffsda_jax.evals.probes import ProbeResult, linear_probe
 

@@ -7,7 +7,8 @@ from diffsda_jax.evals.context import Context, EvalSettings
 from diffsda_jax.evals.face_verification import calibrate_threshold, verify
 from diffsda_jax.evals.faces import face_reconstruction, faces, look, swap_scores
 from diffsda_jax.evals.interface import encode_clips
-from diffsda_jax.evals.networks import CallableNetwork, NetworkOptions
+from diffsda_jax.evals.network_options import NetworkOptions
+from diffsda_jax.evals.networks import CallableNetwork
 from diffsda_jax.evals.swap import make_pairs
 from diffsda_jax.factors import Factors
 

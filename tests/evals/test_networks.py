@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from diffsda_jax.evals.alignment import box_map, face_maps, fit_similarity, move_points, warp
+from diffsda_jax.evals.network_options import DEFAULTS, NetworkOptions, network_defaults
 from diffsda_jax.evals.networks import (
-    DEFAULTS,
     CallableNetwork,
     FrameNetwork,
-    NetworkOptions,
     OnnxNetwork,
     load_network,
     load_networks,
-    network_defaults,
 )
 
 onnx = pytest.importorskip("onnx")
