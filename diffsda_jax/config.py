@@ -87,7 +87,7 @@ def _first_stage_training_defaults() -> dict[str, Any]:
         "codebook_size": 256,  # vq
         # The loss, see `train.first_stage_step.FirstStageLoss`.
         "l2_weight": 0.0,
-        "perceptual": "",  # module:function of two batches of frames, a distance for each
+        "perceptual": "",  # module:function or file.py:function, a distance for each pair of frames
         "perceptual_weight": 1.0,
         "commitment_weight": 0.25,  # vq
         "kl_weight": 1e-6,  # kl

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs, sharding
-from diffsda_jax.data.face_crop import import_callable
 from diffsda_jax.data.pipeline import num_steps_per_epoch
+from diffsda_jax.data.plug_ins import import_callable
 from diffsda_jax.data.sources import Source
 from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals import report

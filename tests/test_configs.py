@@ -11,8 +11,7 @@ from diffsda_jax import runs
 CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
 CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
 CONFIGS += ["configs/csv.py:long", "configs/librispeech.py:espeak"]
-CONFIGS += ["configs/vox256.py:frames", "configs/celebv256.py:frames"]
-CONFIGS += ["configs/video_folder.py:frames", "configs/video_folder.py:latents"]
+CONFIGS += ["configs/video_folder.py:latents"]
 REFERENCES = ["air_quality", "etth1", "physionet", "timit", "librispeech", "speech_folder"]
 REFERENCES += ["vox256", "celebv256", "mug64", "taichi64"]
 MORE_REFERENCES = {"librispeech": ["espeak_reference"], "mug64": ["small"]}

@@ -114,6 +114,7 @@ def folder(tmp_path_factory):
         *TINY_MODEL,
         *SHORT,
         *TINY_EVAL,
+        "eval.parts=('reconstruction',)",
         mode="train",
     )
     (place / "networks.py").write_text(NETWORKS)

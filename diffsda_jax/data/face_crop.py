@@ -1,6 +1,5 @@
 """Cropping frames to the face that a pluggable detector finds."""
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,36 +8,6 @@ from jaxtyping import Float64, UInt8
 
 DETECTION_SIZE = 512  # side in pixels of the frames that a detector sees
 FACE_MARGIN = 40  # of these pixels, what a crop keeps around the face, both sides together
-
-
-def import_callable(name: str, option: str) -> Callable[..., Any]:
-    """Imports what an option names as "module:callable".
-
-    Args:
-        name: such as "my_faces:detect".
-        option: the option, for messages.
-
-    Raises:
-        ValueError: another form, no such module or attribute, or one that cannot be called.
-    """
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise ValueError(
-            f"{option}={name!r}: write it as 'module:callable', such as 'my_faces:detect'"
-        )
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{option}={name!r} cannot be imported ({error}): put the folder of {module}.py on "
-            f"PYTHONPATH and define {attribute} in it"
-        ) from error
-    if not callable(found):
-        raise ValueError(
-            f"{option}={name!r} is of type {type(found).__name__} and cannot be called: name a "
-            "function"
-        )
-    return found
 
 
 def find_faces(

@@ -5,7 +5,6 @@ points are (x, y) in pixels of the frame, pixel centres at whole numbers.
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from diffsda_jax.data.face_crop import import_callable
+from diffsda_jax.data.plug_ins import import_callable
 from diffsda_jax.data.sources.base import unknown_name_message
 from diffsda_jax.evals.alignment import box_map, face_maps, find_peaks, move_points, warp
 from diffsda_jax.evals.choices import check_choice
@@ -287,18 +286,7 @@ def _missing(path: str, role: str) -> str:
 
 def _load_function(path: str, role: str) -> Callable[..., Any]:
     """The function that ``module:function`` or ``file.py:function`` names."""
-    file, _, attribute = path.rpartition(":")
-    if not file.endswith(".py"):
-        return import_callable(path, f"eval.networks.{role}.path")
-    if not Path(file).expanduser().is_file():
+    file = path.rpartition(":")[0]
+    if file.endswith(".py") and not Path(file).expanduser().is_file():
         raise FileNotFoundError(_missing(file, role))
-    spec = importlib.util.spec_from_file_location(Path(file).stem, Path(file).expanduser())
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise ValueError(
-            f"eval.networks.{role}.path={path!r}: {file} has no function {attribute!r}; allowed "
-            f"are 'module:function' and 'file.py:function'; define it there or name another."
-        )
-    return function
+    return import_callable(path, f"eval.networks.{role}.path")

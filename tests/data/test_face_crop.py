@@ -1,9 +1,7 @@
-import json
-
 import numpy as np
 import pytest
 
-from diffsda_jax.data.face_crop import crop_face, find_faces, import_callable, median_box
+from diffsda_jax.data.face_crop import crop_face, find_faces, median_box
 
 
 def test_a_crop_stays_in_the_frame():
@@ -36,23 +34,3 @@ def test_answers_that_are_no_boxes(answer):
         ValueError, match=r"the face detector returned .* must return boxes \[N, 4\]"
     ):
         find_faces(lambda frame: answer, np.zeros((1, 8, 8, 3), np.uint8))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("json", "detector='json': write it as 'module:callable'"),
-        (":loads", "write it as"),
-        ("no_such_module:detect", "cannot be imported .*no_such_module.py on PYTHONPATH"),
-        ("json:find", "cannot be imported .* define find in it"),
-        ("json:__name__", "is of type str and cannot be called"),
-    ],
-)
-def test_names_of_nothing_that_can_be_called(name, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        import_callable(name, "detector")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_callable_by_its_name():
-    assert import_callable("json:loads", "detector") is json.loads

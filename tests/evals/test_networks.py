@@ -260,7 +260,7 @@ def test_python_functions_serve_as_networks(tmp_path):
         load_network(NetworkOptions(path="my_networks:odd", batch_size=3), "body").identity(frames)
     del sys.modules["my_networks"]
     (tmp_path / "mine.py").write_text("x = 1\n")
-    with pytest.raises(ValueError, match="no function 'find'"):
+    with pytest.raises(ValueError, match="no attribute 'find'.*define find in it"):
         load_network(NetworkOptions(path=f"{tmp_path}/mine.py:find"), "body")
     with pytest.raises(FileNotFoundError, match="other.py.*re-identification"):
         load_network(NetworkOptions(path=f"{tmp_path}/other.py:find"), "body")

@@ -171,6 +171,7 @@ def test_the_evaluation_says_what_it_measured(finished):
     assert picture.shape[0] > 2 * 48 and picture.shape[1] > 8 * 48 and picture.std() > 10
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(finished, tmp_path):
     first_stage_runs.run_first_stage(adversarial(num_steps=15), tmp_path, sources())
     resumed = first_stage_runs.run_first_stage(adversarial(), tmp_path, sources())
@@ -204,6 +205,7 @@ def test_fine_tuning_starts_from_the_checkpoint(finished, tmp_path, caplog):
     assert (tmp_path / "run" / "eval" / "00000002" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_kl_learns_too_and_the_log_says_what_is_left_out(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="diffsda_jax"):
         first_stage_runs.run_first_stage(tiny("kl", num_steps=10), tmp_path, sources())

@@ -17,9 +17,9 @@ from diffsda_jax.data.face_crop import (
     DETECTION_SIZE,
     crop_face,
     find_faces,
-    import_callable,
     median_box,
 )
+from diffsda_jax.data.plug_ins import import_callable
 from diffsda_jax.data.sources.base import SPLITS, BrokenItemError
 from diffsda_jax.data.sources.tables import read_table
 from diffsda_jax.data.sources.video_folder import Clip, VideoFolder, find_clips
