@@ -16,6 +16,7 @@ from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import sharding
 from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
+from diffsda_jax.data.sources.pairs import read_pairs
 from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.eval_setup import make_domain
@@ -209,7 +210,7 @@ class EvalRunner:
     """Evaluates models of one experiment; keeps data and judge between calls."""
 
     def __init__(self, experiment: Experiment, first_stage: FirstStage | None = None):
-        """No data are loaded before the first ``run``; networks are, so that a bad one shows.
+        """No data are loaded before the first ``run``, but a bad network or pair file shows here.
 
         Args:
           experiment: whose data are used.
@@ -219,6 +220,9 @@ class EvalRunner:
         self._data: dict[tuple[str, int], dict] = {}
         self._judge: evaluation.Judge | None = None
         self.domain = make_domain(experiment, first_stage)
+        options = experiment.config.eval
+        if options.pairs:
+            read_pairs(options.pairs, experiment.sources[options.split])
 
     def load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""

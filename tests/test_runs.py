@@ -330,3 +330,11 @@ def last_losses(workdir):
     records = [json.loads(line) for line in lines]
     by_step = {r["step"]: r["train/loss"] for r in records if "train/loss" in r}
     return [by_step[step] for step in sorted(by_step)][-20:]
+
+
+def test_a_missing_pair_file_is_found_before_training(tmp_path):
+    config = tiny()
+    config.eval.pairs = str(tmp_path / "pairs.csv")
+    with pytest.raises(FileNotFoundError, match="pair file .*pairs.csv is missing"):
+        runs.run_train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
