@@ -14,7 +14,7 @@ from diffsda_jax.factors import Factors
 _CEPSTRA = slice(1, 14)  # of the mean mel-cepstrum: the shape of a voice, without its loudness
 _REAL = ("/voice", "/words")
 _NATS_TO_DB = 10.0 / np.log(10.0)
-Frames = Float[np.ndarray, "T F"]
+Frames = Float[np.ndarray, "_ F"]
 
 
 def make_sounds(context: Context, sound: Sound, count: int) -> dict[str, Float[np.ndarray, " N"]]:
@@ -28,7 +28,7 @@ def make_sounds(context: Context, sound: Sound, count: int) -> dict[str, Float[n
     Returns:
       By name: ``swap_0/voice``, ``swap_0/words``, ``swap_0/result``, ``swap_0/reconstruction``.
     """
-    voices, words = _pairs(context, _recordings(context), count)
+    voices, words = swapped_recordings(context, count)
     if not voices:
         return {}
     decoded = _decode(context, voices + words, words + words)
@@ -88,14 +88,18 @@ def cepstral_distances(
     }
 
 
-def _recordings(context: Context) -> list[Integer[np.ndarray, " C"]]:
-    """Places of the chunks of each recording that may be swapped."""
+def swapped_recordings(context: Context, count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Recordings that give voices and others that give words, of different speakers.
+
+    Args:
+      context: of the evaluation; its seed decides.
+      count: swaps at most; a recording of the only speaker has no partner.
+
+    Returns:
+      For every swap the places of the chunks of the first, and those of the second.
+    """
     group = context.test.get("group", np.arange(len(context.test["x"])))[context.trial]
-    return [context.trial[group == name] for name in np.unique(group)]
-
-
-def _pairs(context: Context, places: list[np.ndarray], count: int) -> tuple[list, list]:
-    """Recordings that give voices and others that give words, of different speakers."""
+    places = [context.trial[group == name] for name in np.unique(group)]
     rng = np.random.default_rng(context.settings.seed)
     speaker = [int(context.test["static_label"][chunks[0]]) for chunks in places]
     voices, words = [], []
