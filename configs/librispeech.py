@@ -3,18 +3,18 @@
 Source: `<root>/<subset>/<speaker>/<chapter>/*.flac`, train-clean-360 and test-clean; chunks of
 0.8 s as 68 frames of 80 mel bins. Sizes and rates of the paper (arXiv 2510.05717, appendix).
 Variants, after a colon: `reference` is the released code's form (its recurrence, learning-rate
-schedule and raw weights); `espeak` is small, for a CPU and the corpus that
-`bash launch/make_speech_corpus.sh corpus` makes, with a centred, bounded and noisy d and noise on
-the encoder's input, none of which the paper has; `espeak_reference` is the released code's form of
-the same size.
+schedule, raw weights, and silence at the end of recordings that counts); `espeak` is small, for a
+CPU and the corpus that `bash launch/make_speech_corpus.sh corpus` makes, with d read from centred
+frames and noise on the encoder's input, which the paper does not have; `espeak_reference` is the
+released code's form of the same size, with the paper's width of d.
 Command: python -m diffsda_jax.main --config=configs/librispeech.py --workdir=runs/librispeech
   --config.source.options.root=/path/to/LibriSpeech
 Result: published (not measured here): static EER 11.02 %, dynamic EER 45.94 %, gap 34.93.
 Command of `espeak`, with the corpus and all: bash launch/speech_demo.sh
-Result of `espeak` (one seed, 10 minutes on one CPU core): static EER 7.9 %, dynamic EER 49.3 %, gap
-41.4; linear probes: sentence from d 78 % (chance 2.5), speaker from the mean of d 22 % (chance
-12.5); 82 % of swaps have a mel-cepstrum nearer to the donor of the voice. `espeak_reference` (three
-seeds): 0.8, 42.9 and 42.1; 86 % and 38 %; 37 % of swaps.
+Result of `espeak` (five seeds, 8 to 10 minutes on one CPU core): static EER 3.1 +- 0.7 %, dynamic
+EER 50.0 +- 0.3 %, gap 46.9 +- 0.6; linear probes: sentence from d 99 % (chance 2.5), speaker from
+the mean of d 13 % (chance 12.5); 93 % of swaps have a mel-cepstrum nearer to the donor of the
+voice. `espeak_reference` (five seeds): 1.0, 43.5 and 42.5; 86 % and 39 %; 37 % of swaps.
 """
 
 from diffsda_jax.config import check_variant, default_config, source_config, use_reference_form
