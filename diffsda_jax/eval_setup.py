@@ -12,6 +12,7 @@ from diffsda_jax.audio.griffin_lim import griffin_lim
 from diffsda_jax.audio.spectrogram import MelSpec
 from diffsda_jax.convert.hifigan import load_hifigan
 from diffsda_jax.data.sources.known_factors import KnownFactors
+from diffsda_jax.data.sources.latents import Latents
 from diffsda_jax.evals.context import Domain, FrameDecoder, Render
 from diffsda_jax.evals.interface import Sound
 from diffsda_jax.evals.networks import load_networks
@@ -49,7 +50,7 @@ def make_frame_decoder(experiment: Experiment, first_stage: FirstStage) -> Frame
     """How normalised latents become frames in [-1, 1].
 
     Raises:
-      ValueError: a first stage whose latents have another number of channels than the model's.
+      ValueError: another first stage than that of the latents.
     """
     config, channels = experiment.config, experiment.spec.shape[-1]
     if first_stage.spec.embed_dim != channels:
@@ -57,6 +58,13 @@ def make_frame_decoder(experiment: Experiment, first_stage: FirstStage) -> Frame
             f"config.first_stage.checkpoint is {config.first_stage.checkpoint!r}, whose latents "
             f"have {first_stage.spec.embed_dim} channels; those of the model have {channels}: "
             "give the first stage that made them."
+        )
+
+    source = experiment.sources["test"]
+    if isinstance(source, Latents) and source.facts["first_stage"] != first_stage.fingerprint():
+        raise ValueError(
+            f"config.first_stage.checkpoint is {config.first_stage.checkpoint!r}, but the latents "
+            f"in {config.source.options.root} were made with another first stage: give that one."
         )
 
     def decode(x: np.ndarray) -> np.ndarray:

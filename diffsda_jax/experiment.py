@@ -17,7 +17,7 @@ from diffsda_jax.data.sources import ElementSpec, Source
 from diffsda_jax.data.sources.base import SPLITS
 from diffsda_jax.data.sources.pairs import PairWindows, read_pairs
 from diffsda_jax.data.transforms import Normalizer, fit_normalizer
-from diffsda_jax.evals.context import EvalSettings
+from diffsda_jax.evals.context import EvalSettings, Pairs
 from diffsda_jax.features import (
     FrontEnd,
     fit_front_end_normalizer,
@@ -261,16 +261,8 @@ def _from_waveforms(
 
 
 def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.ndarray]:
-    """A split as the arrays that an evaluation reads: ``x`` ``[N, V, ...]``, labels and more.
-
-    With a pair file the split of the evaluation is the windows of its first ``eval.num_swaps``
-    pairs: all donors of static factors, then all donors of dynamics.
-    """
+    """A split as the arrays that an evaluation reads: ``x`` ``[N, V, ...]``, labels and more."""
     source, config = experiment.sources[split], experiment.config
-    if config.eval.pairs and split == config.eval.split:
-        pairs = read_pairs(config.eval.pairs, source)
-        source = PairWindows(source, pairs[: config.eval.num_swaps])
-        limit = len(source)
     if experiment.front_end is not None:
         return load_frames(source, experiment.front_end, experiment.normalizer, limit)
     return data_pipeline.load_arrays(
@@ -281,6 +273,21 @@ def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.n
         limit=limit,
         seed=config.eval.seed,
     )
+
+
+def load_pairs(experiment: Experiment) -> tuple[dict[str, np.ndarray], Pairs]:
+    """The distinct windows of ``eval.pairs`` as ``load_split`` gives clips, and who is swapped.
+
+    Raises:
+      ValueError, FileNotFoundError: a pair file that is missing or does not fit the data.
+    """
+    config = experiment.config
+    source = experiment.sources[config.eval.split]
+    windows = PairWindows(source, read_pairs(config.eval.pairs, source))
+    sources = experiment.sources | {config.eval.split: windows}
+    in_pairs = dataclasses.replace(experiment, sources=sources)
+    arrays = load_split(in_pairs, config.eval.split, len(windows))
+    return arrays, (windows.pairs[0], windows.pairs[1])
 
 
 def initial_state(

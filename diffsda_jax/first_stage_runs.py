@@ -373,7 +373,7 @@ def evaluate_first_stage(
       Notes.
     """
     latents = first_stage.encode(frames, chunk_frames)
-    decoded = first_stage.decode(latents, chunk_frames)
+    decoded = np.clip(first_stage.decode(latents, chunk_frames), -1.0, 1.0)  # as a picture shows it
     metrics = {
         "reconstruction/l1": float(np.abs(frames - decoded).mean(dtype=np.float64)),
         "reconstruction/psnr_db": measure.psnr(frames[:, None], decoded[:, None]),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
@@ -18,7 +17,6 @@ from diffsda_jax import sharding
 from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
 from diffsda_jax.data.sources.pairs import read_pairs
 from diffsda_jax.data.synthetic import Synthetic
-from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.eval_setup import make_domain
 from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import report
@@ -214,9 +212,9 @@ class EvalRunner:
 
         Args:
           experiment: whose data are used.
-          first_stage: makes latents of the frames of the data, for a model that takes latents.
+          first_stage: that made latents of the data; None takes the config's.
         """
-        self.experiment, self.first_stage = experiment, first_stage
+        self.experiment = experiment
         self._data: dict[tuple[str, int], dict] = {}
         self._judge: evaluation.Judge | None = None
         self.domain = make_domain(experiment, first_stage)
@@ -227,20 +225,19 @@ class EvalRunner:
     def load(self, split: str, limit: int) -> dict:
         """Arrays of one split, loaded once."""
         if (split, limit) not in self._data:
-            self._data[split, limit] = (
-                experiments.load_split(self.experiment, split, limit)
-                if self.first_stage is None
-                else self._load_latents(split, limit)
-            )
+            self._data[split, limit] = experiments.load_split(self.experiment, split, limit)
         return self._data[split, limit]
 
-    def _load_latents(self, split: str, limit: int) -> dict:
-        """Arrays of one split whose frames the first stage encodes."""
-        in_pixels = dataclasses.replace(self.experiment, normalizer=Normalizer())
-        data = experiments.load_split(in_pixels, split, limit)
-        chunk = self.experiment.config.first_stage.chunk_frames
-        latents = self.first_stage.encode(data["x"], chunk)
-        return data | {"x": self.experiment.normalizer.apply(latents)}
+    def load_test(self) -> dict:
+        """Arrays of what is evaluated, loaded once: clips of a split, or the windows of pairs."""
+        options = self.experiment.config.eval
+        if not options.pairs:
+            return self.load(options.split, options.num_clips)
+        if self.domain.given_pairs is None:
+            arrays, pairs = experiments.load_pairs(self.experiment)
+            self._data["pairs", 0] = arrays
+            self.domain = dataclasses.replace(self.domain, given_pairs=pairs)
+        return self._data["pairs", 0]
 
     def run(self, model: DiffSDA, output_dir: Path) -> evaluation.EvalResult:
         """Evaluates one model, writes tables and pictures, prints the table.
@@ -255,12 +252,8 @@ class EvalRunner:
         options = self.experiment.config.eval
         element = self.experiment.element
         train = self.load("train", options.num_train_clips)
-        test = self.load(options.split, options.num_clips)
+        test = self.load_test()
         settings = experiments.eval_settings(self.experiment.config)
-        domain = self.domain
-        if options.pairs:
-            places = np.arange(len(test["x"])).reshape(2, -1)
-            domain = dataclasses.replace(domain, given_pairs=(places[0], places[1]))
         result = evaluation.evaluate(
             model,
             train,
@@ -270,7 +263,7 @@ class EvalRunner:
             dynamic_names=element.dynamic_names,
             feature_names=element.feature_names,
             denormalize=self.experiment.normalizer.invert,
-            domain=domain,
+            domain=self.domain,
             judge=self._judge,
             output_dir=output_dir,
             **dataclasses.asdict(settings),

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffsda_jax import FirstStage
+from diffsda_jax import FirstStage, eval_setup
+from diffsda_jax import config as configuration
+from diffsda_jax import experiment as experiments
 from diffsda_jax.data import video_io
 from diffsda_jax.data.records import LatentIndex
 from diffsda_jax.data.sources.digits import Digits
@@ -165,6 +167,8 @@ def test_faces_and_given_pairs_of_a_trained_model(folder):
         mode="eval",
     )
     metrics = metrics_of(place / "run" / "eval")
+    (videos,) = (place / "run" / "eval").glob("*/videos")
+    assert video_io.count_frames(videos / "swap_1_result.mp4") == LENGTH
     for name in ("faces/aed", "faces/akd_pixels", "face_reconstruction/inverted_ssim"):
         assert np.isfinite(metrics[name])
     assert not any(name.startswith("swap/") for name in metrics)
@@ -181,7 +185,6 @@ def test_a_model_goes_over_to_other_data(folder):
         "source.options.max_skipped_share=0.3",
         "source.options.size=256",
         "source.options.stride=1",
-        "data.length=5",
         first_stage,
         *TINY_EVAL,
         "eval.parts=('reconstruction','swap')",
@@ -191,4 +194,18 @@ def test_a_model_goes_over_to_other_data(folder):
     )
     (evaluation,) = (place / "zero" / "zero_shot").iterdir()
     assert np.isfinite(metrics_of(evaluation.parent)["reconstruction/random_nmse"])
-    assert video_io.count_frames(evaluation / "videos" / "swap_0_result.mp4") == 5
+    assert video_io.count_frames(evaluation / "videos" / "swap_0_result.mp4") == LENGTH
+
+
+def test_another_first_stage_than_that_of_the_latents_is_refused(folder):
+    place, *_ = folder
+    config = configuration.load_config("configs/video_folder.py:latents")
+    config.source.options.update(root=str(place / "made" / "latents"), length=LENGTH)
+    config.source.options.max_skipped_share = 0.3
+    config.data.length = LENGTH
+    experiment = experiments.build(config)
+    stage = FirstStage.from_checkpoint(place / "first_stage")
+    eval_setup.make_frame_decoder(experiment, stage)
+    other = FirstStage(stage.spec, jax.tree.map(lambda leaf: leaf + 0.1, stage.variables))
+    with pytest.raises(ValueError, match="were made with another first stage: give that one"):
+        eval_setup.make_frame_decoder(experiment, other)

@@ -172,6 +172,15 @@ class Context(Domain):
             return f"there is {count} test clip; swaps need 2 or more"
         return None if self.settings.num_swaps > 0 else "num_swaps is 0; swaps need 1 or more"
 
+    def why_no_frames(self) -> str | None:
+        """Why the clips cannot be seen as frames, or None if they can."""
+        if self.kind != "video":
+            return "the data are not frames"
+        channels = self.test["x"].shape[-1]
+        if self.frame_decoder is None and channels not in (1, 3):
+            return f"{channels} channels are not frames: set first_stage.checkpoint for latents"
+        return None
+
     def decode(
         self,
         factors: Factors,

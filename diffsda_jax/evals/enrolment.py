@@ -7,7 +7,7 @@ from jaxtyping import Bool, Integer
 
 
 def enrol_unseen(
-    train: dict[str, Any], test: dict[str, Any]
+    train: dict[str, Any], test: dict[str, Any], spare: bool = True
 ) -> tuple[dict[str, Any], Integer[np.ndarray, " P"], list[str]]:
     """What a judge is trained on and scored on, where static labels of the test split are new.
 
@@ -19,6 +19,7 @@ def enrol_unseen(
     Args:
       train: arrays of the training split.
       test: arrays of the test split.
+      spare: whether recordings may be spared for the judge; not where given pairs swap all of them.
 
     Returns:
       ``(readers, trial, notes)``: arrays for the judge's training, places of the test clips that
@@ -31,6 +32,9 @@ def enrol_unseen(
     new = np.setdiff1d(label, train["static_label"])
     if not len(new):
         return train, everything, []
+    if not spare:
+        note = "static labels of the test split are not in training, and given pairs swap all clips"
+        return train, everything, [f"{len(new)} {note}: no judge can know them"]
     enrolled = _every_second(test.get("dynamic_label", test.get("group", everything)))
     known = np.isin(label, train["static_label"]) | np.isin(label, label[enrolled])
     scored = known & ~enrolled

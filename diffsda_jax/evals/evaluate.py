@@ -96,7 +96,8 @@ def evaluate(
             raise ValueError(
                 f"evaluate: the {split} split has 0 clips; allowed are 1 or more; give more data."
             )
-    readers, trial, enrolled = enrol_unseen(train, test)
+    domain = domain or Domain()
+    readers, trial, enrolled = enrol_unseen(train, test, spare=domain.given_pairs is None)
     if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
         judge = _train_judge(readers, chosen.judge_steps, chosen.seed)
     context = Context(
@@ -110,7 +111,7 @@ def evaluate(
         settings=chosen,
         readers=readers,
         trial=trial,
-        **vars(domain or Domain()),
+        **vars(domain),
     )
     result = EvalResult(judge=judge)
     _add_notes(result, enrolled if judge is not None else [])
@@ -123,7 +124,7 @@ def evaluate(
         _add_notes(result, notes)
         _add_sounds(result, context)
         if kind == "video" and not context.why_no_swaps():
-            result.videos = gallery.swap_videos(context, _EXAMPLES)
+            _add_videos(result, context)
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result
@@ -143,6 +144,14 @@ def _add_sounds(result: EvalResult, context: Context) -> None:
     result.sounds = make_sounds(context, context.sound, _EXAMPLES)
     if not result.sounds:
         _add_notes(result, ["sounds skipped: the test recordings are of one speaker, two needed"])
+
+
+def _add_videos(result: EvalResult, context: Context) -> None:
+    """Add what can be seen of swaps one by one, or say why there is nothing."""
+    if reason := context.why_no_frames():
+        _add_notes(result, [f"videos skipped, pictures show three channels: {reason}"])
+    else:
+        result.videos = gallery.swap_videos(context, _EXAMPLES)
 
 
 def _run_part(part: str, context: Context, result: EvalResult) -> None:

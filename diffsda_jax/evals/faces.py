@@ -167,7 +167,7 @@ def compare_views(
 
 def faces(context: Context) -> Outcome:
     """What conditional swaps keep of persons and motions, by the networks of the config."""
-    reason = context.why_no_swaps() or _why_no_frames(context)
+    reason = context.why_no_swaps() or context.why_no_frames()
     if reason or not context.networks:
         return {}, [f"faces skipped: {reason or _NO_NETWORK}"]
     pairs = context.pairs()
@@ -200,7 +200,7 @@ def face_reconstruction(context: Context) -> Outcome:
     nearly perfect by construction; from random noise they say what the codes hold.
     """
     index = context.some_clips()
-    reason = _why_no_frames(context) if len(index) else "num_swaps is 0, so there are no clips"
+    reason = context.why_no_frames() if len(index) else "num_swaps is 0, so there are no clips"
     if reason:
         return {}, [f"face_reconstruction skipped: {reason}"]
     x, factors, length = context.test_clips(index)
@@ -281,15 +281,6 @@ def _missing_percent(values: np.ndarray, valid: Valid) -> float:
     return 100.0 * float(1.0 - np.isfinite(values).all(-1)[valid].mean())
 
 
-def _why_no_frames(context: Context) -> str | None:
-    if context.kind != "video":
-        return "the data are not frames"
-    channels = context.test["x"].shape[-1]
-    if context.frame_decoder is None and channels not in (1, 3):
-        return f"{channels} channels are not frames: set first_stage.checkpoint for latents"
-    return None
-
-
 def _labels_of(context: Context, name: str, index: Integer[np.ndarray, " P"]) -> Labels:
     """What exchanged donors should differ in: the clip, then its label if there is one."""
     label = context.pick(name, index)
@@ -297,8 +288,8 @@ def _labels_of(context: Context, name: str, index: Integer[np.ndarray, " P"]) ->
 
 
 def _frames_of(context: Context, x: Clips) -> Video:
-    """RGB frames; a single channel is grey."""
-    frames = np.asarray(context.to_frames(x), np.float32)
+    """RGB frames as a picture shows them, in [-1, 1]; a single channel is grey."""
+    frames = np.clip(np.asarray(context.to_frames(x), np.float32), -1.0, 1.0)
     return np.repeat(frames, 3, -1) if frames.shape[-1] == 1 else frames
 
 

@@ -111,6 +111,11 @@ class Latents(BatchedSource):
             )
         return label_ids(labels)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the latents were made of and with, as `--mode=latents` wrote it down."""
+        return self._index.facts
+
     def __len__(self) -> int:
         """Number of clips times `repeats`."""
         return len(self._clips) * self._repeats

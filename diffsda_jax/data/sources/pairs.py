@@ -187,9 +187,12 @@ def clip_indices(
 
 
 class PairWindows(Source):
-    """The windows of given pairs as a data set: P static donors, then the P dynamic ones.
+    """The windows of given pairs as a data set, each once however many pairs it is in.
 
     Nothing is random, and nothing may be missing: a clip that cannot be read is an error.
+
+    Attributes:
+        pairs: `[2, P]`, places of the static donors and of the dynamic ones.
     """
 
     def __init__(self, source: Source, pairs: Sequence[Pair]):
@@ -215,14 +218,17 @@ class PairWindows(Source):
         placed = {pair: f"pair {number}" for number, pair in enumerate(pairs, 1)}
         places = _check_clips(placed, source)
         _check_starts(placed, places, source)
-        self._windows = [
+        windows = [
             (places[getattr(pair, clip)], getattr(pair, start))
             for clip, start in zip(_CLIPS, _STARTS, strict=True)
             for pair in pairs
         ]
+        self._windows = list(dict.fromkeys(windows))
+        place = {window: number for number, window in enumerate(self._windows)}
+        self.pairs = np.array([place[window] for window in windows]).reshape(2, -1)
 
     def __len__(self) -> int:
-        """Two windows for every pair."""
+        """Number of distinct windows."""
         return len(self._windows)
 
     def item_name(self, index: int) -> str:
@@ -239,7 +245,7 @@ class PairWindows(Source):
         try:
             return self._source.load_window(*self._windows[index])
         except BrokenItemError as error:
-            number = index % (len(self) // 2) + 1
+            number = int(np.flatnonzero((self.pairs == index).any(0))[0]) + 1
             raise ValueError(
                 f"pair {number}: {error}: repair the clip, or remove its pairs"
             ) from error
