@@ -202,22 +202,26 @@ def make_iterator(experiment: Experiment, seed: int) -> Any:
     )
 
 
+def make_schedule(experiment: Experiment) -> optax.Schedule:
+    """Learning rate over the run, of section ``optimizer``."""
+    options, train = experiment.config.optimizer, experiment.config.train
+    warmup_steps = 0 if options.schedule == "reference" else options.warmup_steps
+    per_epoch = data_pipeline.num_steps_per_epoch(experiment.sources["train"], train.batch_size)
+    return optimizer.make_schedule(
+        options.schedule,
+        learning_rate=options.learning_rate,
+        total_steps=train.num_steps,
+        warmup_steps=min(warmup_steps, train.num_steps // 10),
+        steps_per_epoch=max(1, round(per_epoch)),
+    )
+
+
 def make_training(
     experiment: Experiment, mesh: Mesh
 ) -> tuple[optax.GradientTransformation, step.StepFn, step.LossFn]:
     """The optimiser, the jitted training step and the loss it minimises."""
     config, spec = experiment.config, experiment.spec
-    steps_per_epoch = data_pipeline.num_steps_per_epoch(
-        experiment.sources["train"], config.train.batch_size
-    )
-    warmup_steps = min(config.optimizer.warmup_steps, config.train.num_steps // 10)
-    schedule = optimizer.make_schedule(
-        config.optimizer.schedule,
-        learning_rate=config.optimizer.learning_rate,
-        total_steps=config.train.num_steps,
-        warmup_steps=0 if config.optimizer.schedule == "reference" else warmup_steps,
-        steps_per_epoch=max(1, round(steps_per_epoch)),
-    )
+    schedule = make_schedule(experiment)
     transformation = optimizer.make_optimizer(
         schedule,
         weight_decay=config.optimizer.weight_decay,

@@ -19,10 +19,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
-from diffsda_jax import runs, sharding
-from diffsda_jax.data.pipeline import num_steps_per_epoch
+from diffsda_jax import runs
 from diffsda_jax.data.plug_ins import import_callable
 from diffsda_jax.data.sources import Source
 from diffsda_jax.evals import metrics as measure
@@ -34,9 +32,8 @@ from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.nets.patch_discriminator import PatchDiscriminator, check_discriminator
 from diffsda_jax.rngs import stream
-from diffsda_jax.train import checkpoint, first_stage_step, loop, optimizer
+from diffsda_jax.train import first_stage_step, loop, optimizer
 from diffsda_jax.train.first_stage_step import Adversary, FirstStageLoss, Perceptual
-from diffsda_jax.train.lock import WorkdirLock
 from diffsda_jax.train.state import WEIGHTS, TrainState
 from diffsda_jax.train.step import StepFn
 from diffsda_jax.train.writers import MetricWriter
@@ -68,46 +65,21 @@ def run_first_stage(
     experiment = experiments.build(config, sources)
     check_frames(experiment)
     losses = make_loss(experiment)
-    mesh = sharding.make_mesh()
-    sharding.check_batch_size(config.train.batch_size, mesh)
-    workdir = runs.open_workdir(workdir)
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(WorkdirLock(workdir))
-        runs.check_workdir(workdir, experiment)
-        folder, keep = workdir / checkpoint.FOLDER, config.train.keep_checkpoints
-        checkpointer = checkpoint.Checkpointer(folder, keep=keep)
-        stack.enter_context(contextlib.closing(checkpointer))
-        fresh = checkpointer.latest_step() is None
+
+    def prepare(place: Path, mesh: Mesh, fresh: bool) -> runs.Training:
         # Its own checkpoint tells a run what it trains: that it started from may be gone.
-        start = starting_point(experiment, config.first_stage.checkpoint if fresh else workdir)
+        start = starting_point(experiment, config.first_stage.checkpoint if fresh else place)
         step_fn, state = make_training(experiment, start, *losses, mesh)
-        iterator = experiments.make_iterator(experiment, config.seed)
-        state, meta = loop.resume(checkpointer, state, iterator)
-        writer = stack.enter_context(contextlib.closing(MetricWriter(workdir / "logs")))
-        if jax.process_index() == 0:
-            runs.write_config(workdir, experiment)
-        if meta is None:
-            writer.write_hparams(configuration.to_json(config))
-        logger.info("%s", describe(experiment, start.spec, mesh))
-        evaluate = make_evaluator(experiment, start.spec, workdir, writer)
-        if int(state.step) >= config.train.num_steps:
-            evaluate(int(state.step), state)  # finished before; the loop has nothing to do
-        stack.enter_context(_advice_for_this_mode())
-        return loop.train(
-            state=state,
+        return runs.Training(
             step_fn=step_fn,
-            data_iterator=iterator,
-            mesh=mesh,
-            root_key=jax.random.key(config.seed),
-            total_steps=config.train.num_steps,
-            checkpointer=checkpointer,
-            writer=writer,
+            state=state,
             meta=make_meta(experiment, start.spec),
-            log_every_steps=config.train.log_every_steps,
-            checkpoint_every_steps=config.train.checkpoint_every_steps,
-            evaluators=[(config.train.eval_every_steps or config.train.num_steps, evaluate)],
+            summary=describe(experiment, start.spec, mesh),
+            make_evaluator=functools.partial(make_evaluator, experiment, start.spec, place),
         )
+
+    with _advice_for_this_mode():
+        return runs.train_in(workdir, experiment, prepare)
 
 
 @contextlib.contextmanager
@@ -218,7 +190,7 @@ def make_loss(experiment: Experiment) -> tuple[FirstStageLoss, Adversary | None]
         return loss, None
     network = PatchDiscriminator(options.discriminator_channels, options.discriminator_layers)
     check_discriminator(network, *shape[:2])
-    schedule, late = make_schedule(experiment), options.discriminator_start_step
+    schedule, late = experiments.make_schedule(experiment), options.discriminator_start_step
     # Its optimiser counts from its own first step; the rate is the autoencoder's at that step.
     rival = make_adam(experiment.config, lambda count: schedule(count + late))
     return loss, Adversary(network, rival, float(options.discriminator_weight), late)
@@ -240,7 +212,7 @@ def make_training(
     mesh: Mesh,
 ) -> tuple[StepFn, TrainState]:
     """The jitted step, and the state at step 0."""
-    config, schedule = experiment.config, make_schedule(experiment)
+    config, schedule = experiment.config, experiments.make_schedule(experiment)
     transformation = make_adam(config, schedule)
     step_fn = first_stage_step.make_first_stage_step(
         start.spec,
@@ -261,20 +233,6 @@ def make_training(
         mesh=mesh,
     )
     return step_fn, state
-
-
-def make_schedule(experiment: Experiment) -> optax.Schedule:
-    """Learning rate over the run, of section ``optimizer``."""
-    options, train = experiment.config.optimizer, experiment.config.train
-    warmup = 0 if options.schedule == "reference" else options.warmup_steps
-    per_epoch = num_steps_per_epoch(experiment.sources["train"], train.batch_size)
-    return optimizer.make_schedule(
-        options.schedule,
-        learning_rate=options.learning_rate,
-        total_steps=train.num_steps,
-        warmup_steps=min(warmup, train.num_steps // 10),
-        steps_per_epoch=max(1, round(per_epoch)),
-    )
 
 
 def load_perceptual(name: str, shape: tuple[int, ...]) -> Perceptual | None:

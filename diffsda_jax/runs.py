@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
@@ -27,6 +29,7 @@ from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.train import checkpoint, loop
 from diffsda_jax.train.lock import WorkdirLock
 from diffsda_jax.train.state import WEIGHTS, TrainState
+from diffsda_jax.train.step import StepFn
 from diffsda_jax.train.writers import MetricWriter
 
 logger = logging.getLogger(__name__)
@@ -140,41 +143,88 @@ def run_train(
     """
     experiment = experiments.build(config, sources)
     runner = EvalRunner(experiment)
-    mesh = sharding.make_mesh()
+
+    def prepare(place: Path, mesh: Mesh, fresh: bool) -> Training:
+        transformation, step_fn, _ = experiments.make_training(experiment, mesh)
+        return Training(
+            step_fn=step_fn,
+            state=experiments.initial_state(experiment, transformation, mesh, use_init_from=fresh),
+            meta=experiment.meta(),
+            summary=experiments.describe(experiment, mesh),
+            make_evaluator=functools.partial(make_evaluator, runner, place),
+            parameters=experiments.parameter_table(experiment),
+        )
+
+    return train_in(workdir, experiment, prepare)
+
+
+class Training(NamedTuple):
+    """What is trained in a workdir.
+
+    Attributes:
+      step_fn: one step.
+      state: to start from, if the workdir has no checkpoint.
+      meta: what checkpoints say of it.
+      summary: a few lines for the log.
+      make_evaluator: from the writer of metrics to what is called with step and state.
+      parameters: table for ``parameters.txt``; empty writes none.
+    """
+
+    step_fn: StepFn
+    state: TrainState
+    meta: dict[str, Any]
+    summary: str
+    make_evaluator: Callable[[MetricWriter], Callable[[int, TrainState], None]]
+    parameters: str = ""
+
+
+def train_in(
+    workdir: str | Path, experiment: Experiment, prepare: Callable[[Path, Mesh, bool], Training]
+) -> loop.TrainResult:
+    """Trains in a workdir, or goes on where its last checkpoint is.
+
+    Args:
+      workdir: made if missing, and locked.
+      experiment: whose data are read; only the workdir of the same one is gone on with.
+      prepare: makes what is trained, for a folder, a mesh, and whether this is the first start.
+
+    Returns:
+      How it ended.
+    """
+    config, mesh = experiment.config, sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh)
     workdir = open_workdir(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             stack.enter_context(WorkdirLock(workdir))
         check_workdir(workdir, experiment)
-        transformation, step_fn, _ = experiments.make_training(experiment, mesh)
         folder = workdir / checkpoint.FOLDER
         checkpointer = checkpoint.Checkpointer(folder, keep=config.train.keep_checkpoints)
         stack.enter_context(contextlib.closing(checkpointer))
-        fresh = checkpointer.latest_step() is None
-        state = experiments.initial_state(experiment, transformation, mesh, use_init_from=fresh)
+        training = prepare(workdir, mesh, checkpointer.latest_step() is None)
         iterator = experiments.make_iterator(experiment, config.seed)
-        state, meta = loop.resume(checkpointer, state, iterator)
+        state, meta = loop.resume(checkpointer, training.state, iterator)
         writer = stack.enter_context(contextlib.closing(MetricWriter(workdir / "logs")))
         if jax.process_index() == 0:
             write_config(workdir, experiment)
-            (workdir / "parameters.txt").write_text(experiments.parameter_table(experiment) + "\n")
+            if training.parameters:
+                (workdir / "parameters.txt").write_text(training.parameters + "\n")
         if meta is None:
             writer.write_hparams(configuration.to_json(config))
-        logger.info("%s", experiments.describe(experiment, mesh))
-        evaluator = make_evaluator(runner, workdir, writer)
+        logger.info("%s", training.summary)
+        evaluator = training.make_evaluator(writer)
         if int(state.step) >= config.train.num_steps:
             evaluator(int(state.step), state)  # finished before; the loop has nothing to do
         return loop.train(
             state=state,
-            step_fn=step_fn,
+            step_fn=training.step_fn,
             data_iterator=iterator,
             mesh=mesh,
             root_key=jax.random.key(config.seed),
             total_steps=config.train.num_steps,
             checkpointer=checkpointer,
             writer=writer,
-            meta=experiment.meta(),
+            meta=training.meta,
             log_every_steps=config.train.log_every_steps,
             checkpoint_every_steps=config.train.checkpoint_every_steps,
             evaluators=[(config.train.eval_every_steps or config.train.num_steps, evaluator)],

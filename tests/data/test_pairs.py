@@ -5,7 +5,6 @@ from diffsda_jax.data.sources import ElementSpec, Source, make_source
 from diffsda_jax.data.sources.pairs import (
     Pair,
     PairWindows,
-    clip_indices,
     clip_names,
     read_pairs,
     sample_pairs,
@@ -35,6 +34,15 @@ class Listed(Source):
 
     def _identity(self):
         return self.names
+
+
+class Windowed(Listed):
+    def __init__(self, names, skipped):
+        super().__init__(names)
+        self.skipped = skipped
+
+    def load_window(self, index, start):
+        return self.load(index, RNG)
 
 
 @pytest.fixture
@@ -133,16 +141,6 @@ def test_bad_pairs_are_not_written(tmp_path, pairs, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_clips_are_looked_up_in_a_source(written):
-    source = Listed(["t/a", "t/b", "t/c"], repeats=4)
-    path = written(HEADER + "\nt/c,t/a,0,0\nt/a,t/b,5,0\n")
-    pairs = read_pairs(path, source)
-    static, dynamic = clip_indices(pairs, source)
-    assert static.tolist() == [2, 0] and dynamic.tolist() == [0, 1]
-    assert clip_names(source) == source.names
-    assert [index.shape for index in clip_indices([], source)] == [(0,), (0,)]
-
-
 def test_unknown_and_skipped_clips(written):
     source = Listed(["t/a", "t/b"])
     source.skip("t/d", "broken", check=False)
@@ -154,7 +152,7 @@ def test_unknown_and_skipped_clips(written):
     with pytest.raises(ValueError, match=message):
         read_pairs(path, source)
     with pytest.raises(ValueError, match=r"pair 1: clip 't/d' .* was skipped \(broken\): repair"):
-        clip_indices([Pair("t/d", "t/a")], source)
+        PairWindows(Windowed(["t/a", "t/b"], source.skipped), [Pair("t/d", "t/a")])
 
 
 def test_sampled_pairs_are_seeded_distinct_and_of_other_labels():
@@ -210,15 +208,6 @@ def test_the_windows_of_pairs_are_read(videos, numbers_of, written):
     static, dynamic = windows_of(source, pairs)
     assert [numbers_of(element["x"]) for element in static] == [[25, 27, 29, 31], [0, 2, 4, 6]]
     assert [numbers_of(element["x"]) for element in dynamic] == [[3, 5, 7, 9], [0, 2, 4, 6]]
-    for side, start, found in zip(
-        clip_indices(pairs, source),
-        ("static_start", "dynamic_start"),
-        (static, dynamic),
-        strict=True,
-    ):
-        for index, pair, element in zip(side, pairs, found, strict=True):
-            window = source.load_window(int(index), getattr(pair, start))
-            np.testing.assert_array_equal(window["x"], element["x"])
     windows = PairWindows(source, pairs)
     assert windows.spec == source.spec and windows.fingerprint() != source.fingerprint()
     # A window that is in several pairs is there once.
@@ -237,7 +226,6 @@ def test_pairs_of_a_source_that_repeats_its_clips(videos, tmp_path, numbers_of):
     source = videos("train", "taichi", repeats=5)
     assert len(source) == 15 and clip_names(source) == ["train/anna", "train/bert", "train/carl"]
     pair = Pair("train/bert", "train/carl", 24, 2)
-    assert [index.tolist() for index in clip_indices([pair], source)] == [[1], [2]]
     (static,), (dynamic,) = windows_of(source, [pair])
     assert numbers_of(static["x"]) == [24, 26, 28, 30] and numbers_of(dynamic["x"]) == [2, 4, 6, 8]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Integer
 
 from diffsda_jax.data.sources.base import BrokenItemError, Source, unknown_name_message
 
@@ -163,27 +163,6 @@ def sample_pairs(
 def clip_names(source: Source) -> list[str]:
     """Names of the clips of a source, each once though an epoch may repeat it."""
     return list(dict.fromkeys(source.item_name(index) for index in range(len(source))))
-
-
-def clip_indices(
-    pairs: Sequence[Pair], source: Source
-) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
-    """Places of the clips of pairs in a source.
-
-    Args:
-        pairs: what to look up.
-        source: where.
-
-    Returns:
-        Index of the static and of the dynamic clip of every pair; the starts play no part.
-
-    Raises:
-        ValueError: a clip that the source does not have.
-    """
-    placed = {pair: f"pair {number}" for number, pair in enumerate(pairs, 1)}
-    places = _check_clips(placed, source)
-    static, dynamic = ([places[getattr(pair, name)] for pair in pairs] for name in _CLIPS)
-    return np.array(static, np.int64), np.array(dynamic, np.int64)
 
 
 class PairWindows(Source):
