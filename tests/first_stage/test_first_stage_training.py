@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffsda_jax import DiffSDA, FirstStage, first_stage_runs
+from diffsda_jax import DiffSDA, FirstStage, first_stage_runs, sharding
 from diffsda_jax import config as configuration
 from diffsda_jax.data.sources import ElementSpec, Source
 from diffsda_jax.first_stage.spec import FirstStageSpec
@@ -187,7 +187,7 @@ def test_fine_tuning_starts_from_the_checkpoint(finished, tmp_path, caplog):
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "start")
     experiment = first_stage_runs.experiments.build(config, sources())
     start = first_stage_runs.starting_point(experiment, tmp_path / "start")
-    mesh = first_stage_runs.sharding.make_mesh()
+    mesh = sharding.make_mesh()
     losses = first_stage_runs.make_loss(experiment)
     _, state = first_stage_runs.make_training(experiment, start, *losses, mesh)
     assert start.spec == SPEC and int(state.step) == 0
