@@ -28,6 +28,7 @@ from diffsda_jax import config as configuration
 from diffsda_jax import runs, sharding
 from diffsda_jax.data.records import ClipEntry, LatentIndex, LatentWriter
 from diffsda_jax.data.sources import SOURCES, BrokenItemError, Source
+from diffsda_jax.data.sources.base import hash_of
 from diffsda_jax.data.sources.video_folder import VideoFolder
 from diffsda_jax.first_stage_api import FirstStage, FrameEncoder
 from diffsda_jax.train.lock import WorkdirLock
@@ -37,8 +38,13 @@ logger = logging.getLogger(__name__)
 FOLDER = "latents"  # in a workdir
 _BLOCK_FRAMES = 16  # that a worker decodes at a time
 _NAMED_SKIPS = 10
-# Of a source: where things are, and what may be broken. Another start may set them anew.
-_FREE_OPTIONS = (*runs.FREE_OPTIONS["source.options"], "meta", "info", "max_skipped_share")
+# Of a source: where things are, what may be broken, and how windows are cut out of whole clips and
+# augmented. Another start may set them anew.
+_FREE_OPTIONS = (
+    *runs.FREE_OPTIONS["source.options"],
+    *("meta", "info", "max_skipped_share"),
+    *("length", "stride", "test_stride", "repeats", "flip", "color_jitter"),
+)
 _REFRESH_SECONDS = (0.1, 30.0)  # of the progress bar on a terminal, and in a file
 
 
@@ -76,6 +82,7 @@ def run_latents(config: ConfigDict, workdir: str | os.PathLike) -> LatentsResult
         other data or of another first stage in the folder, too many broken clips, or a bad option.
       FileNotFoundError: the first stage or the data are not where the config says.
     """
+    configuration.check_config(config)
     _check_options(config)
     first_stage = load_first_stage(config)
     sources = configuration.make_sources(config)
@@ -161,15 +168,20 @@ def _check_frames(first_stage: FirstStage, source: Source) -> None:
 
 
 def _facts(
-    config: ConfigDict, first_stage: FirstStage, sources: dict[str, Source]
+    config: ConfigDict, first_stage: FirstStage, sources: dict[str, VideoFolder]
 ) -> dict[str, Any]:
-    """What makes the records what they are; an option that differs says more than a fingerprint."""
+    """What makes the records what they are; an option that differs says more than a hash.
+
+    Not the fingerprints of the sources, which depend on how windows are cut.
+    """
     facts: dict[str, Any] = {"config.source.name": config.source.name}
     for option, value in config.source.options.to_dict().items():
         if option not in _FREE_OPTIONS:
             facts[f"config.source.options.{option}"] = value
     for split, source in sources.items():
-        facts[f"data_{split}"] = source.fingerprint()
+        clips = [(source.clip(i), source.clip_labels(i)) for i in range(source.num_clips)]
+        listed = [[clip.name, clip.frames, labels] for clip, labels in clips]
+        facts[f"data_{split}"] = f"{len(listed)} clips, {hash_of(listed)}"
     return {**facts, "first_stage": first_stage.fingerprint()}
 
 
@@ -221,6 +233,8 @@ class _Clip:
 
     def add(self, latents: np.ndarray) -> None:
         """Takes the latents of the frames that come next."""
+        if not np.isfinite(latents).all():
+            self.reason = "its latents are not finite in float16 (at most 65504)"
         self.latents.append(latents)
         self._missing -= len(latents)
 

@@ -282,6 +282,7 @@ def test_sigkill_at_random_moments_ends_with_the_records_of_an_unbroken_run(
 
 
 def test_a_second_start_has_nothing_to_do(config, unbroken, caplog):
+    config.source.options.update(length=1, stride=3)  # of windows, which are no matter of records
     with caplog.at_level(logging.INFO, "diffsda_jax"):
         result = latents.run_latents(config, unbroken[1].parent)
     assert result.num_clips == result.num_frames == 0
@@ -309,14 +310,34 @@ def test_too_many_corrupt_clips_stop_and_the_finished_records_stay(with_broken, 
     assert latents.run_latents(with_broken, tmp_path).num_clips == 4
 
 
+def test_clips_whose_latents_are_not_finite_are_skipped(config, unbroken, tmp_path, monkeypatch):
+    """As of a first stage whose values are too large for float16."""
+    add, name = latents._Clip.add, "train/id1/clip01"
+
+    def spoilt(self, values):
+        add(self, np.where(values == values.max(), np.inf, values) if self.name == name else values)
+
+    monkeypatch.setattr(latents._Clip, "add", spoilt)
+    config.source.options.max_skipped_share = 0.1
+    with pytest.raises(ValueError, match=rf"1 of 9 items .*{name} .its latents are not finite in"):
+        latents.run_latents(config, tmp_path)
+    config.source.options.max_skipped_share = 0.2
+    result = latents.run_latents(config, tmp_path)
+    reason = "its latents are not finite in float16 (at most 65504)"
+    assert result.skipped == {"train": {name: reason}, "test": {}}
+    expected = records(unbroken[1])
+    del expected[name]
+    check_same(tmp_path / "latents", expected)
+
+
 def test_records_of_something_else_are_refused(config, first_stages, unbroken):
     config.first_stage.checkpoint = str(first_stages[1])
     with pytest.raises(ValueError, match="were made with first_stage=.*: use another") as caught:
         latents.run_latents(config, unbroken[1].parent)
     assert "\n" not in str(caught.value)
     config.first_stage.checkpoint = str(first_stages[0])
-    config.source.options.stride = 3
-    with pytest.raises(ValueError, match="made with config.source.options.stride=1, not 3: use"):
+    config.source.options.size = 16
+    with pytest.raises(ValueError, match="made with config.source.options.size=8, not 16: use"):
         latents.run_latents(config, unbroken[1].parent)
 
 
@@ -336,6 +357,7 @@ def other_source(config):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"source.name": "foo"}, ValueError, "unknown config.source.name 'foo'.*video_folder"),
         (other_source, ValueError, "source 'digits' has no clips on disk.*video_folder, mug"),
         ({"first_stage.checkpoint": ""}, ValueError, "is empty; set --config.first_stage.checkp"),
         (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffsda_jax.data.sources.base import unknown_name_message
 
-# In the folder configs/ of the repository.
+# In the folder configs/ of a checkout, which an installed wheel does not have.
 CONFIGS = {
     "vox1": "vox256.py:reference",
     "celebv": "celebv256.py:reference",
@@ -17,7 +17,7 @@ CONFIGS = {
     "taichi": "taichi64.py:reference",
     "physionet": "physionet.py:reference",
     "airq": "air_quality.py:reference",
-    "etth1": "etth1.py:reference",
+    "etth": "etth1.py:reference",
 }
 FOLDER = Path(__file__).parents[2] / "configs"
 
@@ -30,7 +30,14 @@ def config_of(name: str) -> str:
 
     Raises:
       ValueError: another name; names the nearest known one and lists all.
+      FileNotFoundError: the project was installed without its configurations.
     """
     if name not in CONFIGS:
         raise ValueError(unknown_name_message("released weights", name, CONFIGS))
+    path = FOLDER / CONFIGS[name].partition(":")[0]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--name needs a checkout of the project (pip install -e .); or give --config: {path}, "
+            f"the configuration of {name!r}, is not there"
+        )
     return str(FOLDER / CONFIGS[name])

@@ -29,13 +29,9 @@ class FrameCounts:
             cache_dir: folder of the file `frame_counts.json`; None remembers nothing.
         """
         self._file = None if cache_dir is None else cache_dir / "frame_counts.json"
-        self._known: dict[str, list] = {}
+        exists = self._file is not None and self._file.is_file()
+        self._known = _read(self._file) if exists else {}
         self._changed = False
-        if self._file is not None and self._file.is_file():
-            try:
-                self._known = json.loads(self._file.read_text())
-            except ValueError:
-                _LOG.warning("%s is not readable and will be made anew", self._file)
 
     def count(self, path: Path) -> int | str:
         """Number of frames of a clip, or why they cannot be counted; may be called from threads."""
@@ -60,3 +56,15 @@ class FrameCounts:
         part = self._file.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps(self._known))
         part.replace(self._file)
+
+
+def _read(file: Path) -> dict[str, list]:
+    """What a file knows; nothing, with a warning, when it is not as `save` writes it."""
+    try:
+        known = json.loads(file.read_text())
+    except ValueError:
+        known = None
+    if isinstance(known, dict) and all(isinstance(entry, list) for entry in known.values()):
+        return known
+    _LOG.warning("%s is not readable and will be made anew", file)
+    return {}

@@ -1,15 +1,21 @@
 """Functions of the user's own that an option names."""
 
+import functools
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffsda_jax.data.sources.base import hash_of
+
 
 def import_callable(name: str, option: str) -> Callable[..., Any]:
     """Imports what an option names as "module:callable" or "file.py:callable".
+
+    A file is executed once, and again only when it has changed.
 
     Args:
         name: such as "my_faces:detect" or "tools/my_faces.py:detect".
@@ -47,7 +53,20 @@ def import_callable(name: str, option: str) -> Callable[..., Any]:
 
 
 def _import_file(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(path).expanduser())
+    file = Path(path).expanduser().resolve()
+    return _execute_file(file, file.stat().st_mtime_ns)
+
+
+@functools.cache
+def _execute_file(file: Path, changed: int) -> ModuleType:
+    """The module of a file as it was at its time of change, in ns."""
+    name = f"_plug_in_{file.stem}_{hash_of([str(file), changed])}"
+    spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # where dataclasses and pickle look for what it defines
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

@@ -107,8 +107,8 @@ class LatentWriter:
             )
         if not np.isfinite(latents).all():
             raise ValueError(
-                f"latents of clip {entry.name} are not finite in float16 (at most 65504): skip it, "
-                "or mend the first stage"
+                f"latents of clip {entry.name} are not finite in float16 (at most 65504): leave it "
+                "out by skip(), or mend the first stage"
             )
         if entry.split not in self._open:
             (self._folder / files.SUMMARY).unlink(missing_ok=True)  # it tells of a finished folder

@@ -12,6 +12,7 @@ import synthetic
 
 from diffsda_jax import config as configuration
 from diffsda_jax.convert import __main__ as command
+from diffsda_jax.convert import released
 from diffsda_jax.convert.infer_spec import fixed_sizes, infer_spec
 from diffsda_jax.convert.mapping import UNUSED, rules
 from diffsda_jax.convert.released import CONFIGS, config_of
@@ -71,8 +72,12 @@ def test_reference_form_has_the_shapes_of_the_released_class(path, shape, millio
 def test_every_name_has_a_configuration_of_the_released_form(name):
     config = configuration.load_config(config_of(name))
     assert config.model.recurrence == "reference" and config.eval.form == "reference"
-    released = {path for path, _, _ in CLASSES}
-    assert CONFIGS[name] in released
+    assert CONFIGS[name] in {path for path, _, _ in CLASSES}
+
+
+def test_the_names_are_those_of_the_release():
+    names = ["vox1", "celebv", "mug", "mug_small", "taichi", "physionet", "airq", "etth"]
+    assert list(CONFIGS) == names
 
 
 def run(capsys, *arguments):
@@ -84,7 +89,7 @@ def run(capsys, *arguments):
 def test_the_configuration_of_a_name_is_in_the_checkpoint(tmp_path, capsys):
     """The file's own sizes, which are tiny here, win over the configuration's and are named."""
     out_dir = tmp_path / "run"
-    status, out, err = run(capsys, "--name=etth1", f"--checkpoint={PTH}", f"--out={out_dir}")
+    status, out, err = run(capsys, "--name=etth", f"--checkpoint={PTH}", f"--out={out_dir}")
     assert (status, err) == (0, "")
     assert "model.static_dim is 8, not the configuration's 16: taken from the file" in out
     variables, meta = load_for_inference(out_dir)
@@ -110,6 +115,15 @@ def test_wrong_names_are_one_line(tmp_path, capsys, arguments, message):
     out_dir = tmp_path / "run"
     status, _, err = run(capsys, *arguments, f"--checkpoint={PTH}", f"--out={out_dir}")
     assert status == 2 and err.count("\n") == 1 and message in err and not out_dir.exists()
+
+
+def test_names_need_the_configurations_that_a_wheel_lacks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(released, "FOLDER", tmp_path / "configs")
+    out_dir = tmp_path / "run"
+    status, _, err = run(capsys, "--name=etth", f"--checkpoint={PTH}", f"--out={out_dir}")
+    assert status == 2 and err.count("\n") == 1 and not out_dir.exists()
+    assert "--name needs a checkout of the project (pip install -e .); or give --config: " in err
+    assert f"{tmp_path / 'configs' / 'etth1.py'}, the configuration of 'etth', is not there" in err
 
 
 def test_a_name_and_a_configuration_exclude_each_other(capsys):

@@ -1,6 +1,10 @@
 import json
+import pickle
 import shutil
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -212,6 +216,26 @@ def test_celebv_crops_all_of_a_clip_alike(celebv_root, write_video, detector, mo
     other.load(1, RNG)
     assert looked == []
     assert np.ptp(whole[:, 16, 2].mean(axis=-1)) > 60  # the face moves within the crop
+
+
+def test_celebv_calls_the_detector_from_one_thread_at_a_time(celebv_root, detector, monkeypatch):
+    train, test = (celebv(split, celebv_root, detector=detector) for split in ("train", "test"))
+    assert len(pickle.loads(pickle.dumps(test))) == 4
+    busy, clips = threading.Lock(), []
+
+    def detect(frame):
+        assert busy.acquire(blocking=False)
+        time.sleep(0.001)  # so that the others come meanwhile
+        clips.append(frame)
+        busy.release()
+        return [[0, 0, 400, 400]]
+
+    for source in (train, test):
+        monkeypatch.setattr(source, "_detect", detect)
+    with ThreadPoolExecutor(4) as pool:
+        read = [pool.submit(source.read_clip, 0, 0, 1) for source in (train, test) * 3]
+    assert all(frames.result().shape == (1, 16, 16, 3) for frames in read)
+    assert len(clips) == 2 * 16  # a clip's box is found once
 
 
 def test_celebv_without_a_detector_reads_the_stored_pixels(celebv_root):

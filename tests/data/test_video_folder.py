@@ -209,6 +209,17 @@ def test_counts_are_cached_only_where_asked(tmp_path, write_video, monkeypatch):
     assert len(folder("test", root, cache_dir=str(cache))) == 1
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"a": 1}'])
+def test_a_file_of_counts_that_is_none_is_made_anew(tmp_path, write_frames, caplog, text):
+    clip, file = write_frames(tmp_path / "clip", 3), tmp_path / "frame_counts.json"
+    file.write_text(text)
+    counts = FrameCounts(tmp_path)
+    assert f"{file} is not readable and will be made anew" in caplog.text
+    assert counts.count(clip) == 3
+    counts.save()
+    assert list(json.loads(file.read_text())) == [str(clip)]
+
+
 def test_folders_of_frames_are_cached_too(tmp_path, write_frames, monkeypatch):
     clip, gone = (write_frames(tmp_path / name, 3) for name in ("clip", "gone"))
     counts = FrameCounts(tmp_path / "cache")

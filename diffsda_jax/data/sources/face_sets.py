@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ _ID_COLUMN, _NAME_COLUMN = "VoxCeleb1 ID", "VGGFace1 ID"
 _ID = re.compile(r"id1\d{4}")
 _SHOWN = 3  # names listed in a message
 _SEARCHED = 16  # frames of a clip in which its face is looked for
+# Detectors seldom bear calls from several threads. Of the module, since the sources of both splits
+# share a detector, and since a source that held a lock could not be pickled.
+_DETECTION = threading.Lock()
 
 
 class VoxCeleb1(VideoFolder):
@@ -222,7 +226,8 @@ class CelebVHQ(VideoFolder):
                 every clip: the callable takes a frame of 512x512 pixels and returns boxes, see
                 `face_crop.find_faces`. All frames of a clip get the same crop, the square around
                 the median box of up to 16 frames spread over the clip, with a margin of 40 px at
-                512. The boxes are found when a clip is first read and remembered in memory.
+                512. The boxes are found when a clip is first read and remembered in memory. The
+                callable gets calls from several threads, but one at a time.
             cache_dir: see there.
             max_skipped_share: see there. A clip without a face in any of these frames is skipped.
 
@@ -319,9 +324,11 @@ class CelebVHQ(VideoFolder):
         if clip.name not in self._boxes:
             places = np.linspace(0, clip.frames - 1, count).round().astype(int).tolist()
             frames = video_io.read_frames(clip.path, places, DETECTION_SIZE)
-            faces = find_faces(self._detect, frames)
-            self._count_missed(clip.name, int(np.isnan(faces[:, 0]).sum()), count)
-            self._boxes[clip.name] = median_box(faces)
+            with _DETECTION:
+                if clip.name not in self._boxes:  # another thread may have been faster
+                    faces = find_faces(self._detect, frames)
+                    self._count_missed(clip.name, int(np.isnan(faces[:, 0]).sum()), count)
+                    self._boxes[clip.name] = median_box(faces)
         box = self._boxes[clip.name]
         if np.isnan(box).any():
             raise BrokenItemError(f"the detector finds no face in any of {count} frames")
