@@ -17,12 +17,12 @@ from diffsda_jax.nets.hifigan import HifiganSpec
 
 soundfile = pytest.importorskip("soundfile")
 
-RATE = 16_000
+RATE, SECONDS = 16_000, 1.1
 SENTENCES = {"0": "A LOW TONE", "1": "A RISING TONE", "2": "A FALLING TONE"}
 VOICES = {"train-clean-360": ("10", "20", "30", "40"), "test-clean": ("50", "60")}
 
 
-def utterance(speaker, sentence, seconds=1.1):
+def utterance(speaker, sentence, seconds=SECONDS):
     """Harmonics of a pitch that the sentence bends, below formants that the speaker has."""
     time = np.arange(round(seconds * RATE)) / RATE
     bend = (0.0, 0.4, -0.4)[int(sentence)] * time
@@ -111,7 +111,7 @@ def test_swaps_of_whole_utterances_can_be_heard(finished):
         for name in ("reconstruction", "result", "voice", "words")
     ]
     for file in files:
-        assert seconds_of(str(file)) == pytest.approx(1.6, abs=0.03)  # two chunks, the last padded
+        assert seconds_of(str(file)) == pytest.approx(SECONDS, abs=0.03)  # of two chunks
 
 
 def test_tensorboard_has_the_sounds(finished):
@@ -129,7 +129,7 @@ def test_tensorboard_has_the_sounds(finished):
     assert [len(values) for values in audio.values()] == [1] * 16
     sound = audio["eval/swap_0/result"][-1]
     assert sound.sample_rate == 22_050
-    assert seconds_of(io.BytesIO(sound.encoded_audio_string)) == pytest.approx(1.6, abs=0.03)
+    assert seconds_of(io.BytesIO(sound.encoded_audio_string)) == pytest.approx(SECONDS, abs=0.03)
 
 
 def test_the_second_start_reads_the_statistics(finished, config, caplog):

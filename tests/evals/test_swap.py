@@ -77,7 +77,16 @@ def swap(model, x_static, x_dynamic, start, seed=0, batch_size=64, length=None):
     factors = encode_clips(model, x, batch_size=batch_size)
     settings = EvalSettings(start=start, seed=seed, batch_size=batch_size)
     context = Context(
-        model, "series", data, data, factors, factors, None, settings, data, np.arange(len(x))
+        model=model,
+        kind="series",
+        train=data,
+        test=data,
+        train_factors=factors,
+        test_factors=factors,
+        judge=None,
+        settings=settings,
+        readers=data,
+        trial=np.arange(len(x)),
     )
     mixed = mix(static_from=factors[half], dynamic_from=factors[half + len(half)])
     return context.decode(mixed, half, half + len(half))
