@@ -154,7 +154,7 @@ def default_config() -> ConfigDict:
                 "folder": "",  # of the records; empty = WORKDIR/latents
                 "batch_frames": 64,  # over all devices
                 "num_workers": 4,  # that decode clips
-                "clips_per_shard": 256,  # what a kill may lose
+                "clips_per_shard": 512,  # what a kill may lose
             },
             "eval": _eval_defaults(),
         }
