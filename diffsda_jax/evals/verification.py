@@ -125,9 +125,8 @@ def utterance_factors(
       chunks; and the place of the first chunk.
     """
     _, first, utterance = np.unique(group, return_index=True, return_inverse=True)
-    # A chunk without a real step, which sources do not give, has some weight: no mean is 0 / 0.
-    num_steps = np.maximum(valid_steps(*dynamic.shape[:2], length).sum(1), 1)
-    total = np.bincount(utterance, weights=num_steps, minlength=len(first))
+    num_steps = np.maximum(valid_steps(*dynamic.shape[:2], length).sum(1), 1)  # no mean is 0 / 0
+    total = np.bincount(utterance, weights=num_steps)
 
     def mean(values: Float[np.ndarray, "N E"]) -> Float[np.ndarray, "U E"]:
         sums = np.zeros((len(first), values.shape[1]))
@@ -150,8 +149,7 @@ def speaker_eer(
 
     In both forms all pairs of utterances are compared, and the threshold is the equal-error one of
     the test pairs themselves. They differ in what fills up chunks only: `corrected` leaves it out
-    of both means, so that a chunk weighs as much as it has real steps; `reference` knows no
-    lengths. With ``last_chunk="pad"`` of speech, filling counts as part of the recording.
+    of both means, so that a chunk weighs as much as it has real steps; `reference` knows none.
 
     Args:
       static: one static factor for each utterance, or chunk of one.
