@@ -44,3 +44,8 @@ def _untouched_logging():
     for name, log in logging.root.manager.loggerDict.items():
         if name.startswith("diffsda_jax") and isinstance(log, logging.Logger):
             log.disabled = False  # import-linter's logging set-up switches off those it finds
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first, so that no worker is left with it when the others are done."""
+    items.sort(key=lambda item: "test_high_resolution" not in item.nodeid)
