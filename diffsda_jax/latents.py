@@ -119,7 +119,7 @@ def load_first_stage(config: ConfigDict) -> FirstStage:
     """
     way_out = (
         "set --config.first_stage.checkpoint to the folder of a converted one (python -m "
-        "diffsda_jax.convert)"
+        "diffsda_jax.convert) or of one that --mode=first_stage trained"
     )
     if not config.first_stage.checkpoint:
         raise ValueError(f"first_stage.checkpoint is empty; {way_out}.")

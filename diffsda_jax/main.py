@@ -105,8 +105,10 @@ def main(argv: Sequence[str]) -> None:
         fail("--config is missing; give a file of configs/, such as --config=configs/digits.py.")
     if WORKDIR.value is None and MODE.value != "plan":
         fail(f"--workdir is missing; --mode={MODE.value} needs the folder of the run.")
-    if (MODE.value == "zero_shot") != (CHECKPOINT.value is not None):
-        fail("--checkpoint and --mode=zero_shot go together; other modes find theirs in --workdir.")
+    if MODE.value == "zero_shot" and CHECKPOINT.value is None:
+        fail("--checkpoint is missing; --mode=zero_shot needs the workdir of a trained model.")
+    if MODE.value != "zero_shot" and CHECKPOINT.value is not None:
+        fail(f"--checkpoint is for --mode=zero_shot; --mode={MODE.value} finds its in --workdir.")
     use_compilation_cache()
     from diffsda_jax.train.console import setup_console
     from diffsda_jax.train.loop import NonFiniteLossError
