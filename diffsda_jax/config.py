@@ -98,6 +98,16 @@ def _first_stage_training_defaults() -> dict[str, Any]:
     }
 
 
+def _latents_defaults() -> dict[str, Any]:
+    """Of ``--mode=latents``."""
+    return {
+        "folder": "",  # of the records; empty = WORKDIR/latents
+        "batch_frames": 64,  # over all devices
+        "num_workers": 4,  # that decode clips
+        "clips_per_shard": 512,  # what a kill may lose
+    }
+
+
 def default_config() -> ConfigDict:
     """Every option and its default; a file of ``configs/`` changes what it needs.
 
@@ -150,12 +160,7 @@ def default_config() -> ConfigDict:
                 "chunk_frames": 8,  # that a device encodes or decodes at once; bounds its memory
             },
             "first_stage_training": _first_stage_training_defaults(),
-            "latents": {  # of --mode=latents
-                "folder": "",  # of the records; empty = WORKDIR/latents
-                "batch_frames": 64,  # over all devices
-                "num_workers": 4,  # that decode clips
-                "clips_per_shard": 512,  # what a kill may lose
-            },
+            "latents": _latents_defaults(),
             "eval": _eval_defaults(),
         }
     ).lock()

@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from ml_collections import ConfigDict
 
 from diffsda_jax.audio.griffin_lim import griffin_lim
 from diffsda_jax.audio.spectrogram import MelSpec
@@ -34,7 +36,7 @@ def make_domain(experiment: Experiment, first_stage: FirstStage | None = None) -
     """
     config = experiment.config
     if first_stage is None and config.source.name == "latents" and config.first_stage.checkpoint:
-        first_stage = FirstStage.from_checkpoint(config.first_stage.checkpoint)
+        first_stage = load_first_stage(config)
     frame_rate = experiment.element.fps if experiment.element.kind == "video" else None
     return Domain(
         sound=make_sound(experiment),
@@ -44,6 +46,25 @@ def make_domain(experiment: Experiment, first_stage: FirstStage | None = None) -
         networks=load_networks(config.eval.networks.to_dict()),
         fps=frame_rate or Domain.fps,
     )
+
+
+def load_first_stage(config: ConfigDict) -> FirstStage:
+    """The frame autoencoder that ``first_stage.checkpoint`` names.
+
+    Raises:
+      ValueError: none is named, or it is no first stage.
+      FileNotFoundError: it does not exist.
+    """
+    way_out = (
+        "set --config.first_stage.checkpoint to the folder of a converted one (python -m "
+        "diffsda_jax.convert) or of one that --mode=first_stage trained"
+    )
+    if not config.first_stage.checkpoint:
+        raise ValueError(f"first_stage.checkpoint is empty; {way_out}.")
+    path = Path(config.first_stage.checkpoint).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"first_stage.checkpoint {path} does not exist; {way_out}.")
+    return FirstStage.from_checkpoint(path)
 
 
 def make_frame_decoder(experiment: Experiment, first_stage: FirstStage) -> FrameDecoder:

@@ -30,6 +30,7 @@ from diffsda_jax.data.records import ClipEntry, LatentIndex, LatentWriter
 from diffsda_jax.data.sources import SOURCES, BrokenItemError, Source
 from diffsda_jax.data.sources.base import hash_of
 from diffsda_jax.data.sources.video_folder import VideoFolder
+from diffsda_jax.eval_setup import load_first_stage
 from diffsda_jax.first_stage_api import FirstStage, FrameEncoder
 from diffsda_jax.train.lock import WorkdirLock
 
@@ -108,25 +109,6 @@ def run_latents(config: ConfigDict, workdir: str | os.PathLike) -> LatentsResult
     result = LatentsResult(folder, job.num_clips, job.num_frames, seconds, skipped)
     logger.info("%s", _describe(result))
     return result
-
-
-def load_first_stage(config: ConfigDict) -> FirstStage:
-    """The frame autoencoder that ``first_stage.checkpoint`` names.
-
-    Raises:
-      ValueError: none is named, or it is no first stage.
-      FileNotFoundError: it does not exist.
-    """
-    way_out = (
-        "set --config.first_stage.checkpoint to the folder of a converted one (python -m "
-        "diffsda_jax.convert) or of one that --mode=first_stage trained"
-    )
-    if not config.first_stage.checkpoint:
-        raise ValueError(f"first_stage.checkpoint is empty; {way_out}.")
-    path = Path(config.first_stage.checkpoint).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"first_stage.checkpoint {path} does not exist; {way_out}.")
-    return FirstStage.from_checkpoint(path)
 
 
 def _check_options(config: ConfigDict) -> None:

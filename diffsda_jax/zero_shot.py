@@ -12,6 +12,7 @@ from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs
 from diffsda_jax.data.sources import Source
+from diffsda_jax.eval_setup import load_first_stage
 from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
@@ -132,7 +133,7 @@ def _first_stage_for(config: ConfigDict, model: DiffSDA) -> FirstStage | None:
             f"the model takes latents {model.spec.shape} and source {config.source.name!r} gives "
             "frames: set --config.first_stage.checkpoint to the first stage of its training."
         )
-    return FirstStage.from_checkpoint(config.first_stage.checkpoint)
+    return load_first_stage(config)
 
 
 def _read_as_trained(config: ConfigDict, model: DiffSDA, first_stage: FirstStage | None) -> None:

@@ -24,7 +24,7 @@ from diffsda_jax.first_stage.spec import FirstStageSpec
 from diffsda_jax.nets.layers import fold_sequence
 from diffsda_jax.rngs import stream
 from diffsda_jax.train.state import TrainState, create_state
-from diffsda_jax.train.step import Metrics, StepFn, ema_decay
+from diffsda_jax.train.step import Metrics, StepFn, ema_decay, jit_step
 
 Perceptual = Callable[[Array, Array], Array]
 _GENERATOR, _DISCRIMINATOR = "generator", "discriminator"  # items of ``TrainState.opt_state``
@@ -376,10 +376,4 @@ def make_first_stage_step(
             step=state.step + 1, params=params, ema=ema, opt_state=opt_state
         ), metrics
 
-    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return jax.jit(
-        train_step,
-        in_shardings=(whole, split, whole),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-    )
+    return jit_step(train_step, mesh)

@@ -205,6 +205,14 @@ def make_train_step(
             step=state.step + 1, params=params, ema=ema, opt_state=opt_state
         ), metrics
 
+    return jit_step(train_step, mesh)
+
+
+def jit_step(train_step: StepFn, mesh: Mesh) -> StepFn:
+    """Compiles ``step(state, batch, root_key)``: the batch is split over the mesh, all else whole.
+
+    The memory of the given state is reused.
+    """
     whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     return jax.jit(
         train_step,
