@@ -11,6 +11,7 @@ from diffsda_jax.data.sources.tasks import Task
 from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.interface import (
     Clips,
+    FactorPrior,
     Lengths,
     SequenceModel,
     Sound,
@@ -90,6 +91,7 @@ class Domain:
       given_pairs: places of the donors of given swaps; None draws pairs.
       networks: pretrained networks that look at frames, by role, see ``networks``.
       fps: frames a second of videos that are written.
+      prior: samples factors of clips that never were, see `generation`.
     """
 
     sound: Sound | None = None
@@ -99,6 +101,7 @@ class Domain:
     given_pairs: Pairs | None = None
     networks: Mapping[str, Any] = field(default_factory=dict)
     fps: float = 8.0
+    prior: FactorPrior | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

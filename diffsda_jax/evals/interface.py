@@ -31,6 +31,24 @@ class SequenceModel(Protocol):
         """Unit-variance ``x_T`` from which ``sample`` gives ``x`` back."""
 
 
+@runtime_checkable
+class FactorPrior(Protocol):
+    """Any object that samples factors, in the units that the model's ``encode`` gives.
+
+    A prior that cannot do what it is asked, such as another length than it was made for, raises
+    ValueError; an evaluation then names it in its notes.
+    """
+
+    def sample(self, count: int, length: int | None = None, *, seed: int = 0) -> Factors:
+        """Both factors of ``count`` sequences of ``length`` steps (None: as in training)."""
+
+    def sample_dynamic(self, static: Any, length: int | None = None, *, seed: int = 0) -> Factors:
+        """Dynamics for given static factors ``[B, S]``, which the answer holds unchanged."""
+
+    def sample_static(self, dynamic: Any, *, seed: int = 0) -> Factors:
+        """Static factors for given dynamics ``[B, V, D]``, which the answer holds unchanged."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sound:
     """How normalised frames become sound.
