@@ -1,0 +1,184 @@
+"""Networks of the prior over the factors: a transformer over tokens, and the released flat MLP."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from diffsda_jax.nets.layers import (
+    NORM_EPSILON,
+    Dropout,
+    NoiseEmbedding,
+    dense,
+    scale_shift,
+)
+
+NOISE_EMBEDDING = 128  # width of the embedding of one noise level
+FOURIER_FEATURES = 32
+SCALES = 2.0 ** np.arange(8)  # decay lengths of what is known about places, in steps
+MLP_FACTOR = 4  # hidden width of a block for each unit of width
+
+
+class FactorTransformer(nn.Module):
+    """F of the joint prior: one static token and V dynamic tokens that attend to each other.
+
+    Every token knows its own noise level and that of the other kind (adaptive layer norm), so that
+    one network serves the joint distribution and both conditional ones. Places enter as distances,
+    to both ends and to each other, by exponentials that fade out: nothing depends on V, and in
+    sequences longer than those seen the middle looks like the middle.
+
+    Attributes:
+      static_dim: S.
+      dynamic_dim: D.
+      width: of a token, a multiple of ``num_heads``.
+      num_layers: number of blocks.
+      num_heads: attention heads.
+      dropout: rate after attention and within the MLPs.
+
+    References:
+      Peebles and Xie: Scalable Diffusion Models with Transformers, ICCV 2023 (adaptive layer norm
+      with gates that start at zero); Bao et al.: One Transformer Fits All Distributions in
+      Multi-Modal Diffusion (UniDiffuser), ICML 2023 (a noise level for each part); Shaw et al. 2018
+      and Press et al. 2022 (relative positions as a bias of attention).
+    """
+
+    static_dim: int
+    dynamic_dim: int
+    width: int
+    num_layers: int
+    num_heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self,
+        static: Float[Array, "B S"],
+        dynamic: Float[Array, "B V D"],
+        noise_static: Float[Array, "B"],
+        noise_dynamic: Float[Array, "B"],
+        length: Int[Array, "B"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B V D"]]:
+        """The raw output for both kinds of factor.
+
+        Args:
+          static: scaled noisy static factors.
+          dynamic: scaled noisy dynamic factors.
+          noise_static: ``c_noise`` of the static factors.
+          noise_dynamic: ``c_noise`` of the dynamic factors, one for all steps of a sequence.
+          length: number of real steps, the rest is padding; None = all are real.
+          train: dropout on (needs the random stream ``dropout``).
+        """
+        batch, steps = dynamic.shape[:2]
+        length = jnp.full((batch,), steps) if length is None else length
+        condition = self._condition(noise_static, noise_dynamic)
+        kinds = np.minimum(np.arange(steps + 1), 1)  # 0 the static token, 1 the dynamic ones
+        ends = dense(self.width, "ends")(_distances_to_ends(length, steps))
+        tokens = jnp.concatenate(
+            [
+                dense(self.width, "static_in")(static)[:, None],
+                dense(self.width, "dynamic_in")(dynamic) + ends,
+            ],
+            axis=1,
+        )
+        seen = jnp.arange(steps + 1)[None, :] <= length[:, None]
+        for layer in range(self.num_layers):
+            block = _Block(self.width, self.num_heads, self.dropout, name=f"block_{layer}")
+            tokens = block(tokens, condition, kinds, seen, train)
+        tokens = nn.LayerNorm(NORM_EPSILON, use_bias=False, use_scale=False)(tokens)
+        scale = dense(2 * self.width, "out_condition", gain=1e-5)(condition)
+        tokens = scale_shift(tokens, jnp.take(scale, kinds, axis=1))
+        return (
+            dense(self.static_dim, "static_out", gain=1e-5)(tokens[:, 0]),
+            dense(self.dynamic_dim, "dynamic_out", gain=1e-5)(tokens[:, 1:]),
+        )
+
+    def _condition(
+        self, noise_static: Float[Array, "B"], noise_dynamic: Float[Array, "B"]
+    ) -> Float[Array, "B 2 W"]:
+        """What tokens of either kind know of the two noise levels, their own first."""
+        embedding = NoiseEmbedding(NOISE_EMBEDDING, FOURIER_FEATURES, name="noise")
+        own = embedding(jnp.stack([noise_static, noise_dynamic], axis=1))
+        both = jnp.concatenate([own, own[:, ::-1]], axis=-1)
+        return jnp.stack(
+            [
+                nn.silu(dense(self.width, f"{kind}_condition")(both[:, i]))
+                for i, kind in enumerate(("static", "dynamic"))
+            ],
+            axis=1,
+        )
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each normalised, scaled and gated by the noise levels.
+
+    Attributes:
+      width: of a token.
+      num_heads: attention heads.
+      dropout: rate.
+    """
+
+    width: int
+    num_heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "B L W"],
+        condition: Float[Array, "B K W"],
+        kinds: Int[np.ndarray, "L"],
+        seen: Bool[Array, "B L"],
+        train: bool,
+    ) -> Float[Array, "B L W"]:
+        """Tokens after one block; ``seen`` is False for padding, which no token reads."""
+        known = dense(6 * self.width, "condition", gain=1e-5)(condition)
+        scale_1, gate_1, scale_2, gate_2 = jnp.split(
+            jnp.take(known, kinds, axis=1), np.cumsum((2, 1, 2)) * self.width, axis=-1
+        )
+        norm = nn.LayerNorm(NORM_EPSILON, use_bias=False, use_scale=False)
+        read = self._attend(scale_shift(norm(tokens), scale_1), seen)
+        tokens = tokens + gate_1 * Dropout(self.dropout)(read, train)
+        h = dense(MLP_FACTOR * self.width, "mlp_0")(scale_shift(norm(tokens), scale_2))
+        h = Dropout(self.dropout)(nn.silu(h), train)
+        return tokens + gate_2 * dense(self.width, "mlp_1")(h)
+
+    def _attend(self, h: Float[Array, "B L W"], seen: Bool[Array, "B L"]) -> Float[Array, "B L W"]:
+        """Self-attention whose scores also depend on how far apart two steps are."""
+        batch, count, _ = h.shape
+        shape = (batch, count, self.num_heads, self.width // self.num_heads)
+        query, key, value = (
+            dense(self.width, name)(h).reshape(shape) for name in ("query", "key", "value")
+        )
+        features = _relative_features(count)
+        bias = self.param("places", nn.initializers.zeros, (features.shape[-1], self.num_heads))
+        scores = jnp.einsum("bqhc,bkhc->bhqk", query, key) * shape[-1] ** -0.5
+        scores = scores + jnp.einsum("qkf,fh->hqk", features, bias)[None]
+        scores = jnp.where(seen[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
+        read = jnp.einsum("bhqk,bkhc->bqhc", nn.softmax(scores), value)
+        return dense(self.width, "out")(read.reshape(h.shape))
+
+
+def _distances_to_ends(length: Int[Array, "B"], steps: int) -> Float[Array, "B V F"]:
+    """Exponentials of the distances to the first and to the last real step."""
+    from_start = jnp.broadcast_to(jnp.arange(steps)[None, :], (len(length), steps))
+    to_end = jnp.abs(length[:, None] - 1 - from_start)  # any value will do for padding
+    distances = jnp.stack([from_start, to_end], axis=-1)
+    decays = jnp.exp(-distances[..., None] / SCALES[None, None, None, :])
+    return decays.reshape(*decays.shape[:2], -1).astype(jnp.float32)
+
+
+def _relative_features(count: int) -> Float[np.ndarray, "L L F"]:
+    """What two tokens know about their places: exponentials of the distance, or who is static."""
+    apart = np.arange(count)[:, None] - np.arange(count)[None, :]
+    decays = np.exp(-np.abs(apart)[..., None] / SCALES)
+    static = np.arange(count) == 0
+    reads, is_read = static[:, None] & ~static[None, :], static[None, :] & ~static[:, None]
+    among_steps = ~static[:, None] & ~static[None, :]
+    features = [decays * (apart > 0)[..., None], decays * (apart < 0)[..., None]]
+    features = np.concatenate([*features, (apart == 0)[..., None]], axis=-1)
+    features = features * among_steps[..., None]
+    return np.concatenate([features, reads[..., None], is_read[..., None]], axis=-1).astype(
+        np.float32
+    )
