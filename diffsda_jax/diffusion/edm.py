@@ -13,6 +13,7 @@ from jax import Array
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 DISTRIBUTIONS = ("log_normal", "uniform")
+WEIGHTINGS = ("edm", "uniform", "min_snr")
 
 
 class Preconditioning(NamedTuple):
@@ -24,42 +25,74 @@ class Preconditioning(NamedTuple):
     c_noise: Float[Array, "..."]
 
 
-def preconditioning(sigma: Float[Array, "*batch"], sigma_data: float = 0.5) -> Preconditioning:
+def preconditioning(
+    sigma: Float[Array, "*batch"], sigma_data: float = 0.5, sigma_identity: float = 0.0
+) -> Preconditioning:
     """Coefficients that keep input and target of the network at unit variance.
 
     Args:
       sigma: noise levels, any shape (``[B]`` or ``[B, V]``), positive.
       sigma_data: standard deviation of the clean data.
+      sigma_identity: level at which D is the identity, whatever the network says; 0 for a
+        denoiser, the lowest level for a consistency function.
 
     Returns:
       Four arrays of the shape of ``sigma``.
 
     References:
-      Karras et al. 2022, table 1 (row "Network and preconditioning").
+      Karras et al. 2022, table 1 (row "Network and preconditioning"); Song et al. 2023
+      (Consistency Models), appendix C, for the level of identity.
     """
-    total = sigma**2 + sigma_data**2
+    total, above = sigma**2 + sigma_data**2, sigma - sigma_identity
     return Preconditioning(
-        c_skip=sigma_data**2 / total,
-        c_out=sigma * sigma_data / jnp.sqrt(total),
+        c_skip=sigma_data**2 / (above**2 + sigma_data**2),
+        c_out=above * sigma_data / jnp.sqrt(total),
         c_in=1.0 / jnp.sqrt(total),
         c_noise=jnp.log(sigma) / 4.0,
     )
 
 
-def loss_weight(sigma: Float[Array, "*batch"], sigma_data: float = 0.5) -> Float[Array, "*batch"]:
-    """Weight of the squared error of D that makes the loss of F even over noise levels.
+def loss_weight(
+    sigma: Float[Array, "*batch"],
+    sigma_data: float = 0.5,
+    weighting: str = "edm",
+    snr_limit: float = 5.0,
+) -> Float[Array, "*batch"]:
+    """Weight of the squared error of D at each noise level.
+
+    With the signal-to-noise ratio ``snr = (sigma_data / sigma)^2``:
+
+    - ``"edm"``: ``(snr + 1) / sigma_data^2``, which is ``1 / c_out^2`` and makes the loss of F even
+      over noise levels;
+    - ``"uniform"``: 1, the plain squared error of D, in which high noise counts most;
+    - ``"min_snr"``: ``min(snr, snr_limit) / sigma_data^2``, in which low noise, where there is
+      little left to learn, does not count more than ``snr_limit``.
 
     Args:
       sigma: noise levels, any shape.
       sigma_data: standard deviation of the clean data.
+      weighting: one of ``WEIGHTINGS``.
+      snr_limit: gamma of ``"min_snr"``.
 
     Returns:
-      ``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2``, the shape of ``sigma``.
+      Weights, the shape of ``sigma``.
+
+    Raises:
+      ValueError: unknown weighting.
 
     References:
-      Karras et al. 2022, table 1 (``lambda(sigma) = 1 / c_out^2``).
+      Karras et al. 2022, table 1 (``lambda(sigma) = 1 / c_out^2``). Hang et al. 2023, Efficient
+      Diffusion Training via Min-SNR Weighting Strategy (prediction of x_0, gamma = 5).
     """
-    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    if weighting == "edm":
+        return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    if weighting == "uniform":
+        return jnp.ones_like(sigma)
+    if weighting == "min_snr":
+        return jnp.minimum(sigma**-2, snr_limit / sigma_data**2)
+    raise ValueError(
+        f"loss.weighting is {weighting!r}; allowed: {', '.join(map(repr, WEIGHTINGS))}."
+    )
 
 
 def sample_sigma(

@@ -1,17 +1,118 @@
-"""Deterministic samplers of the probability-flow ODE: Heun downwards and upwards.
+"""Samplers of the probability-flow ODE and, with noise added on the way, of its SDE.
 
 Each call is one ``lax.scan`` over the steps; the caller puts it inside one ``jax.jit``.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, PRNGKeyArray
+
+from diffsda_jax.diffusion import multistep
 
 Denoise = Callable[[Array, Array], Array]  # (x_noisy, sigma []) -> x_denoised
+
+SOLVERS = ("heun", *multistep.METHODS)
+_ANCESTRAL = tuple(name for name, method in multistep.METHODS.items() if method.ancestral)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerSpec:
+    """How to get from noise to data; plain values.
+
+    Attributes:
+      solver: one of ``SOLVERS``.
+      num_steps: N, at least 2.
+      eta: share of the ancestral noise, 0 (deterministic) to 1.
+    """
+
+    solver: str = "heun"
+    num_steps: int = 32
+    eta: float = 0.0
+
+    def __post_init__(self):
+        """Checks values; raises ValueError naming the field, the value and what is allowed."""
+        check_solver(self.solver, self.eta)
+        if self.num_steps < 2:
+            raise ValueError(f"num_steps is {self.num_steps}; a sampler needs at least 2 steps.")
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network runs for one sample."""
+        return 2 * self.num_steps - 1 if self.solver == "heun" else self.num_steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SamplerSpec":
+        """Inverse of ``to_dict``.
+
+        Raises:
+          ValueError: a field is unknown, or has a value that is not allowed.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"sampler.{unknown[0]} is unknown; known fields: {', '.join(known)}.")
+        return cls(**values)
+
+
+def check_solver(solver: str, eta: float = 0.0) -> None:
+    """Refuses an unknown solver, and noise that a solver cannot add.
+
+    Raises:
+      ValueError: names the option, its value and what is allowed.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver is {solver!r}; allowed: {', '.join(map(repr, SOLVERS))}.")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; allowed: 0 (deterministic) to 1 (ancestral).")
+    if eta and solver not in _ANCESTRAL:
+        raise ValueError(
+            f"eta is {eta} with solver {solver!r}, which cannot add noise; set eta to 0, or choose "
+            f"one of {', '.join(map(repr, _ANCESTRAL))}."
+        )
+
+
+def integrate(
+    solver: str,
+    denoise: Denoise,
+    x_start: Float[Array, "*shape"],
+    sigmas: Float[np.ndarray, "N1"],
+    *,
+    eta: float = 0.0,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, "*shape"]:
+    """Solves ``dx/dsigma = (x - D(x; sigma)) / sigma`` along a grid of noise levels.
+
+    Args:
+      solver: one of ``SOLVERS``. ``heun``: two evaluations a step. One a step: ``euler`` (DDIM),
+        ``dpmpp_2m`` and ``dpmpp_3m`` (exponential, of order 2 and 3), ``unipc`` (the latter, each
+        step corrected by the next evaluation), ``ab2`` to ``ab4`` (Adams-Bashforth in sigma).
+      denoise: D at one scalar noise level shared by all items and steps.
+      x_start: state at ``sigmas[0]``; for sampling ``sigmas[0]`` times unit-normal noise.
+      sigmas: ``[N + 1]`` levels, falling to zero or rising; all but the last above zero.
+      eta: share of the ancestral noise, 0 to 1; only on a falling grid.
+      key: of that noise.
+
+    Returns:
+      The state at ``sigmas[-1]``.
+
+    Raises:
+      ValueError: as ``check_solver``; noise without a key.
+    """
+    check_solver(solver, eta)
+    if eta and key is None:
+        raise ValueError(f"eta is {eta} and key is None; give key= for the noise, or set eta to 0.")
+    if solver == "heun":
+        return heun(denoise, x_start, sigmas)
+    return multistep.solve(multistep.METHODS[solver], denoise, x_start, sigmas, eta, key)
 
 
 def heun(
