@@ -110,18 +110,21 @@ class JudgeNet(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "B V *element"], valid: Bool[Array, "B V"]
-    ) -> dict[str, Float[Array, "B _"]]:
-        """Logits by head; ``valid`` is False at padding steps."""
+    ) -> tuple[dict[str, Float[Array, "B _"]], Float[Array, "B E"]]:
+        """Logits by head, and what the heads read; ``valid`` is False at padding steps."""
         is_video = x.ndim == 5
         appearance, steps = self._frames(x) if is_video else (None, x)
         pooled = _pool(SeriesTrunk(2 * self.width)(steps, valid), valid)
         appearance = _pool(appearance, valid) if is_video else pooled
-        logits = {}
+        logits, read = {}, []
         if self.num_static:
             logits["static"] = nn.Dense(self.num_static, name="static")(appearance)
+            read.append(appearance)
         if self.num_dynamic:
             logits["dynamic"] = nn.Dense(self.num_dynamic, name="dynamic")(pooled)
-        return logits
+            # Both heads of a series read the same.
+            read += [pooled] if is_video or not read else []
+        return logits, jnp.concatenate(read, axis=-1)
 
     def _frames(
         self, x: Float[Array, "B V H W C"]
@@ -145,6 +148,24 @@ def _pool(steps: Float[Array, "B V K"], valid: Bool[Array, "B V"]) -> Float[Arra
     mean = jnp.sum(jnp.where(keep, steps, 0.0), axis=1) / jnp.maximum(jnp.sum(keep, axis=1), 1)
     largest = jnp.max(jnp.where(keep, steps, -jnp.inf), axis=1)
     return jnp.concatenate([mean, largest], axis=-1)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a judge sees in N clips.
+
+    Attributes:
+      features: what its heads read, ``[N, E]``: the static head's, then the dynamic head's.
+      probabilities: of the classes of each head, ``[N, C]``, by ``static`` and ``dynamic``.
+    """
+
+    features: Float[np.ndarray, "N E"]
+    probabilities: dict[str, Float[np.ndarray, "N _"]]
+
+    def __getitem__(self, index: Any) -> "Seen":
+        """What was seen in some of the clips."""
+        chosen = {name: values[index] for name, values in self.probabilities.items()}
+        return Seen(self.features[index], chosen)
 
 
 @dataclass(frozen=True)
@@ -174,13 +195,25 @@ class Judge:
           length: number of real steps; None means all V.
           mask: True = observed; unobserved values are set to 0.
         """
+        seen = self.see(x, length, mask).probabilities
+        return {name: np.argmax(values, -1) for name, values in seen.items()}
+
+    def see(
+        self,
+        x: Clips,
+        length: Lengths | None = None,
+        mask: Bool[np.ndarray, "B V *maskdims"] | None = None,
+    ) -> Seen:
+        """Features and probabilities of the classes; the arguments are those of `predict`."""
         x, valid = _prepare(x, length, mask)
-        parts: dict[str, list] = {}
+        parts: list[tuple] = []
         for index, count in padded_batches(len(x), self.batch_size):
-            logits = _apply(self.net, self.params, x[index], valid[index])
-            for name, values in logits.items():
-                parts.setdefault(name, []).append(np.argmax(np.asarray(values), -1)[:count])
-        return {name: np.concatenate(values) for name, values in parts.items()}
+            answer = _apply(self.net, self.params, x[index], valid[index])
+            parts.append(
+                jax.tree.map(lambda values, count=count: np.asarray(values)[:count], answer)
+            )
+        probabilities, features = jax.tree.map(lambda *values: np.concatenate(values), *parts)
+        return Seen(features, probabilities)
 
     def accuracy(self, data: dict) -> dict[str, float]:
         """Share of real clips judged rightly: ``static_accuracy_percent`` and ``dynamic_...``.
@@ -281,7 +314,7 @@ def _fit(
     def loss_fn(params: Any, index: Array, noise_key: Array) -> Array:
         clips = x[index]
         noise = jax.random.normal(noise_key, clips.shape, clips.dtype)
-        logits = net.apply(params, clips + input_noise * noise, valid[index])
+        logits, _ = net.apply(params, clips + input_noise * noise, valid[index])
         return sum(
             optax.softmax_cross_entropy_with_integer_labels(logits[name], label[index]).mean()
             for name, label in labels.items()
@@ -301,8 +334,10 @@ def _fit(
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(
     net: JudgeNet, params: Any, x: Float[Array, "B V *element"], valid: Bool[Array, "B V"]
-) -> dict[str, Float[Array, "B _"]]:
-    return net.apply(params, x, valid)
+) -> tuple[dict[str, Float[Array, "B _"]], Float[Array, "B E"]]:
+    """Probabilities by head, and features."""
+    logits, features = net.apply(params, x, valid)
+    return {name: nn.softmax(values) for name, values in logits.items()}, features
 
 
 def _prepare(

@@ -50,6 +50,23 @@ def test_padding_and_unobserved_values_are_not_seen(speaker_judge):
     )
 
 
+def test_what_a_judge_sees_is_sure_of_clips_and_their_features_tell_speakers(speaker_judge):
+    test = vowels("test")
+    seen = speaker_judge.see(test["x"], test["length"])
+    probabilities = seen.probabilities["static"]
+    np.testing.assert_allclose(probabilities.sum(1), 1.0, rtol=1e-5)
+    label = np.argmax(probabilities, 1)
+    judged = speaker_judge.predict(test["x"], test["length"])["static"]
+    np.testing.assert_array_equal(label, judged)
+    # The head makes the probabilities of the features, and of nothing else.
+    head = speaker_judge.params["params"]["static"]
+    logits = seen.features @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    np.testing.assert_allclose(jax.nn.softmax(logits), probabilities, atol=1e-5)
+    few = seen[[3, 1]]
+    np.testing.assert_array_equal(few.features, seen.features[[3, 1]])
+    np.testing.assert_array_equal(few.probabilities["static"], probabilities[[3, 1]])
+
+
 def test_a_judge_learns_what_only_the_order_of_far_steps_tells():
     def clips(count, seed):
         rng = np.random.default_rng(seed)
