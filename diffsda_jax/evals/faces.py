@@ -28,8 +28,9 @@ Networks = Mapping[str, FrameNetwork]
 Labels = Sequence[Integer[np.ndarray, " P"]]
 
 _EMBEDDINGS = {"identity": "", "body": "body_"}  # prefixes of metrics by role
+_ROLES = (*_EMBEDDINGS, "landmarks")  # networks for other things are not asked
 _STARTS = ("random", "inverted")
-_NO_NETWORK = "eval.networks names no network: set eval.networks.identity.path and others"
+_NO_NETWORK = "eval.networks names no network for faces: set eval.networks.identity.path and others"
 
 
 def look(networks: Networks, frames: Video) -> Views:
@@ -44,7 +45,10 @@ def look(networks: Networks, frames: Video) -> Views:
     """
     flat = np.clip(frames, -1.0, 1.0).reshape(-1, *frames.shape[2:])
     views = {}
-    for role, network in networks.items():
+    for role in _ROLES:
+        if role not in networks:
+            continue
+        network = networks[role]
         values, found = (network.identity if role in _EMBEDDINGS else network.landmarks)(flat)
         values = np.asarray(values, np.float64)
         found = np.asarray(found).reshape(-1, *(1,) * (values.ndim - 1))
@@ -168,7 +172,7 @@ def compare_views(
 def faces(context: Context) -> Outcome:
     """What conditional swaps keep of persons and motions, by the networks of the config."""
     reason = context.why_no_swaps() or context.why_no_frames()
-    if reason or not context.networks:
+    if reason or not set(_ROLES) & set(context.networks):
         return {}, [f"faces skipped: {reason or _NO_NETWORK}"]
     pairs = context.pairs()
     static_index, dynamic_index = pairs

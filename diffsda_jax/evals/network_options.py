@@ -9,7 +9,7 @@ from diffsda_jax.evals.choices import check_choice
 
 READINGS = ("embedding", "points", "heatmaps")
 UNITS = ("pixels", "unit", "signed")
-ROLES = ("identity", "landmarks", "body")
+ROLES = ("identity", "landmarks", "body", "features", "clip_features")
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,13 @@ class NetworkOptions:
             )
 
 
-# Read as w600k_r50.onnx, a PFLD export and an OSNet export are.
+# Read as w600k_r50.onnx, a PFLD export, an OSNet export and an Inception export are.
 DEFAULTS = {
     "identity": NetworkOptions(alignment="landmarks5"),
     "landmarks": NetworkOptions(reading="points", mean=(0.0,) * 3, std=(255.0,) * 3),
     "body": NetworkOptions(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+    "features": NetworkOptions(normalize=False),  # their length is part of what is compared
+    "clip_features": NetworkOptions(normalize=False),
 }
 
 

@@ -1,4 +1,4 @@
-"""Plug-in networks that say who is in a frame and where the parts of a face or body are.
+"""Plug-in networks: who is in a frame, where parts of it are, what frames and clips are like.
 
 A network is an ONNX file, run by onnxruntime, or a Python function. Frames are RGB in [-1, 1];
 points are (x, y) in pixels of the frame, pixel centres at whole numbers.
@@ -20,6 +20,7 @@ from diffsda_jax.evals.network_options import DEFAULTS, READINGS, ROLES, Network
 from diffsda_jax.evals.onnx_file import OnnxFile
 
 Frames = Float[np.ndarray, "N H W 3"]
+Video = Float[np.ndarray, "N V H W 3"]
 Embeddings = Float[np.ndarray, "N E"]
 Points = Float[np.ndarray, "N K 2"]
 Found = Bool[np.ndarray, " N"]
@@ -34,6 +35,11 @@ _PUBLISHED = {
     "github.com/Daniil-Osokin/lightweight-human-pose-estimation.pytorch",
     "body": "a network that embeds persons for re-identification, such as an export of "
     "osnet_x1_0 by torchreid (github.com/KaiyangZhou/deep-person-reid)",
+    "features": "a network that embeds pictures, for the Frechet distance such as an export of the "
+    "Inception network pt_inception-2015-12-05-6726825d.pth, 2048 features "
+    "(github.com/mseitzer/pytorch-fid)",
+    "clip_features": "a Python function that embeds clips, for the Frechet distance such as one "
+    "around i3d_torchscript.pt, 400 features (github.com/universome/stylegan-v)",
 }
 
 
@@ -52,12 +58,23 @@ class FrameNetwork(Protocol):
         """Points in N frames, (x, y) in pixels."""
 
 
-def load_networks(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, FrameNetwork]:
+@runtime_checkable
+class ClipNetwork(Protocol):
+    """Any object that embeds whole clips."""
+
+    def embed(self, clips: Video) -> Embeddings:
+        """Embeddings of N clips."""
+
+
+def load_networks(
+    sections: Mapping[str, Mapping[str, Any]],
+) -> dict[str, FrameNetwork | ClipNetwork]:
     """The networks that a config names.
 
     Args:
-      sections: options by role (``identity``, ``landmarks``, ``body``), see `NetworkOptions`; what
-        is left out is as in `network_defaults`.
+      sections: options by role (``identity``, ``landmarks``, ``body``, ``features``; of whole
+        clips: ``clip_features``), see `NetworkOptions`; what is left out is as in
+        `network_defaults`.
 
     Returns:
       Networks by role, without the roles whose path is empty.
@@ -70,15 +87,18 @@ def load_networks(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, FrameN
     for role in sections:
         if role not in ROLES:
             raise ValueError(unknown_name_message("eval.networks", role, ROLES))
-    networks: dict[str, FrameNetwork] = {}
-    for role in ("landmarks", "identity", "body"):  # the first aligns faces for the others
+    networks: dict[str, Any] = {}
+    # Landmarks first: they align faces for the others.
+    for role in sorted(ROLES, key=lambda role: role != "landmarks"):
         section = sections.get(role, {})
         for option in section:
             if option not in NetworkOptions.__dataclass_fields__:
                 known = tuple(NetworkOptions.__dataclass_fields__)
                 raise ValueError(unknown_name_message(f"eval.networks.{role}", option, known))
         options = dataclasses.replace(DEFAULTS[role], **section)
-        if options.path:
+        if options.path and role == "clip_features":
+            networks[role] = load_clip_network(options)
+        elif options.path:
             networks[role] = load_network(options, role, networks.get("landmarks"))
     return networks
 
@@ -98,6 +118,45 @@ def load_network(
         f"{name}.path={options.path!r}: give an .onnx file, or a Python function as "
         f"'module:function' or 'file.py:function'."
     )
+
+
+def load_clip_network(options: NetworkOptions) -> ClipNetwork:
+    """A Python function that embeds clips; see `load_networks` for the errors."""
+    name = "eval.networks.clip_features"
+    options.check(name)
+    if ":" not in options.path:
+        raise ValueError(
+            f"{name}.path={options.path!r}: give a Python function of clips [N, V, H, W, 3] as "
+            f"'module:function' or 'file.py:function'; one of your own may run any file."
+        )
+    return ClipFunction(_load_function(options.path, "clip_features"), options)
+
+
+class ClipFunction:
+    """A Python function of clips ``[N, V, H, W, 3]``, RGB in [-1, 1], to embeddings ``[N, E]``."""
+
+    def __init__(self, function: Callable[[Video], Any], options: NetworkOptions):
+        """Takes the function; of the options it heeds ``batch_size``."""
+        self._function, self._options = function, options
+
+    def embed(self, clips: Video) -> Embeddings:
+        """Embeddings of N clips, N >= 1, asked block by block.
+
+        Raises:
+          ValueError: the function returns another shape, or values that are not finite.
+        """
+        parts = []
+        for first in range(0, len(clips), self._options.batch_size):
+            block = np.asarray(clips[first : first + self._options.batch_size], np.float32)
+            values = np.asarray(self._function(block), np.float32)
+            if values.ndim != 2 or len(values) != len(block) or not np.isfinite(values).all():
+                raise ValueError(
+                    f"eval.networks.clip_features.path: for {len(block)} clips the function "
+                    f"returned shape {list(values.shape)}, {int((~np.isfinite(values)).sum())} "
+                    f"values of it not finite; allowed is [N, E], all finite; correct the function."
+                )
+            parts.append(values)
+        return np.concatenate(parts)
 
 
 class _Network:

@@ -259,6 +259,14 @@ def test_the_part_scores_reconstructions():
     assert poor["random_aed_chance"] == pytest.approx(poor["random_aed"], rel=0.3)
 
 
+def test_networks_for_other_things_are_not_asked():
+    others = {"features": CallableNetwork(see_color, NetworkOptions(), "features")}
+    scores, notes = faces(context(SquareOracle(), others))
+    assert not scores and "names no network for faces" in notes[0]
+    both, _ = faces(context(SquareOracle(), NETWORKS | others))
+    assert both == faces(context(SquareOracle(), NETWORKS))[0]
+
+
 def test_what_cannot_be_scored_is_noted():
     scores, notes = faces(context(SquareOracle(), {}))
     assert not scores and "set eval.networks.identity.path" in notes[0]

@@ -268,7 +268,12 @@ def test_python_functions_serve_as_networks(tmp_path):
 
 @pytest.mark.parametrize(
     ("role", "published"),
-    [("identity", "w600k_r50.onnx"), ("landmarks", "pfld.onnx"), ("body", "osnet")],
+    [
+        ("identity", "w600k_r50.onnx"),
+        ("landmarks", "pfld.onnx"),
+        ("body", "osnet"),
+        ("features", "pt_inception"),
+    ],
 )
 def test_a_missing_file_says_what_fits(tmp_path, role, published):
     options = {"path": str(tmp_path / "gone.onnx"), "alignment": "none"}
@@ -325,11 +330,31 @@ def test_files_that_are_no_such_network_are_refused(write, tmp_path, monkeypatch
     path = write(stuck, ["N", 3, 8, 8], ["out"], {"shape": np.array([5, 3, 8, 8])})
     with pytest.raises(ValueError, match="and fails on"):
         load(path)
-    with pytest.raises(ValueError, match="Known: body, identity, landmarks"):
+    with pytest.raises(ValueError, match="Known: body, clip_features, features, identity"):
         load(flat, "face")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"pip install 'diffsda_jax\[onnx\]'"):
         load(flat)
+
+
+def motion(clips):
+    return np.diff(clips, axis=1).mean((2, 3, 4))
+
+
+def test_functions_embed_whole_clips(tmp_path):
+    clips = np.random.default_rng(0).uniform(-1, 1, (7, 5, 4, 4, 3)).astype(np.float32)
+    sys.modules["my_networks"] = sys.modules[__name__]
+    options = {"path": "my_networks:motion", "batch_size": 3}
+    network = load_networks({"clip_features": options})["clip_features"]
+    np.testing.assert_allclose(network.embed(clips), motion(clips), atol=1e-6)
+    options["path"] = "my_networks:halves"
+    with pytest.raises(ValueError, match=r"returned shape \[3, 5, 3\].*correct the function"):
+        load_networks({"clip_features": options})["clip_features"].embed(clips)
+    del sys.modules["my_networks"]
+    with pytest.raises(ValueError, match="give a Python function of clips"):
+        load_networks({"clip_features": {"path": "i3d.onnx"}})
+    with pytest.raises(FileNotFoundError, match="i3d_torchscript.pt"):
+        load_networks({"clip_features": {"path": f"{tmp_path}/gone.py:embed"}})
 
 
 def test_half_precision_files_and_defaults(write):
