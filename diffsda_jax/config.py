@@ -25,6 +25,7 @@ def _model_defaults() -> dict[str, Any]:
         "hidden_dim": 64,
         "recurrence": "lstm",  # lstm (paper, causal) | reference (released code)
         "dynamic_activation": "linear",  # linear | tanh (bounded, for loss.dynamic_noise)
+        "static_per_step": False,  # one s for each step instead of one for the sequence
         "center_dynamic": False,  # read d from what changes over the steps only (series)
         "channels": 64,  # video: base width of the denoiser's U-Net
         "encoder_channels": 64,  # video: base width of the encoder's U-Net
@@ -108,6 +109,24 @@ def _latents_defaults() -> dict[str, Any]:
     }
 
 
+def _explore_defaults() -> dict[str, Any]:
+    """Of ``--mode=explore``, see `explore_runs`."""
+    return {
+        "codes_from": "auto",  # auto (the prior if there is one) | prior | data
+        "num_codes": 32_768,  # that components are fitted to
+        "decomposition": "pca",  # pca | ica | varimax | module:Class, like scikit-learn's
+        "dynamic_over": "step",  # step (each d) | sequence (all d of a sequence as one vector)
+        "num_components": 6,
+        "num_clips": 3,  # to be seen moved
+        "num_alphas": 7,  # columns of the pictures, odd
+        "alpha": 0.0,  # of the last column; 0 = two standard deviations of each component
+        "num_traversals": 16,  # clips that are moved to measure what changes
+        "num_random": 8,  # directions that are moved for the level of chance
+        "num_refits": 4,  # parts of the codes that components must agree on
+        "other_workdirs": (),  # of models with other seeds, for components to be compared
+    }
+
+
 def default_config() -> ConfigDict:
     """Every option and its default; a file of ``configs/`` changes what it needs.
 
@@ -134,6 +153,7 @@ def default_config() -> ConfigDict:
                 "p_std": 1.0,
             },
             "loss": {
+                "weighting": "edm",  # edm | uniform | min_snr
                 "noise_draws": 1,  # noisy copies of a sequence, which is encoded once
                 "dynamic_noise": 0.0,  # std of noise added to d in training: a bottleneck on d
                 "encoder_noise": 0.0,  # std of noise added to what the encoder sees in training
@@ -161,6 +181,7 @@ def default_config() -> ConfigDict:
             },
             "first_stage_training": _first_stage_training_defaults(),
             "latents": _latents_defaults(),
+            "explore": _explore_defaults(),
             "eval": _eval_defaults(),
         }
     ).lock()
@@ -171,10 +192,12 @@ def use_reference_form(config: ConfigDict) -> None:
     config.model.recurrence = "reference"
     config.model.precision = "float32"
     config.model.dynamic_activation = "linear"
+    config.model.static_per_step = False
     config.model.center_dynamic = False
     config.model.encoder_sees_mask = False
     config.optimizer.schedule = "reference"
     config.optimizer.ema_half_life_examples = 0.0
+    config.loss.weighting = "edm"
     config.loss.dynamic_noise = 0.0
     config.loss.encoder_noise = 0.0
     config.eval.weights = "raw"

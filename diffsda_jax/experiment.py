@@ -235,6 +235,7 @@ def make_training(
         sigma_min=spec.sigma_min,
         sigma_max=spec.sigma_max,
         sigma_data=spec.sigma_data,
+        weighting=config.loss.weighting,
         noise_draws=config.loss.noise_draws,
         dynamic_noise=config.loss.dynamic_noise,
         encoder_noise=config.loss.encoder_noise,

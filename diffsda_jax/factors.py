@@ -12,15 +12,16 @@ class Factors:
     """Static and dynamic factors of a batch of sequences.
 
     Attributes:
-      static: ``s_0``, one vector for the whole sequence, ``[B, S]``.
+      static: ``s_0``, one vector for the whole sequence, ``[B, S]``; of a model with
+        ``static_per_step`` one for each place in it, ``[B, V, S]``.
       dynamic: ``d_0^{1:V}``, one vector for each place in the sequence, ``[B, V, D]``.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3: ``p(s_0, d_0^{1:V} | x_0^{1:V})``.
     """
 
-    static: Float[Array, "B S"] | Float[np.ndarray, "B S"]
-    dynamic: Float[Array, "B V D"] | Float[np.ndarray, "B V D"]
+    static: Float[Array, "B *V S"] | Float[np.ndarray, "B *V S"]
+    dynamic: Float[Array, "B _ D"] | Float[np.ndarray, "B _ D"]
 
     def __len__(self) -> int:
         """Number of sequences B."""
@@ -52,7 +53,8 @@ def mix(*, static_from: Factors, dynamic_from: Factors) -> Factors:
       Factors with ``static`` of the first and ``dynamic`` of the second argument.
 
     Raises:
-      ValueError: the batch sizes differ and neither is 1.
+      ValueError: the batch sizes differ and neither is 1, or there is one s for each step and not
+        as many as steps of d.
 
     References:
       DiffSDA (arXiv 2510.05717), section 4: conditional swapping.
@@ -65,10 +67,16 @@ def mix(*, static_from: Factors, dynamic_from: Factors) -> Factors:
         )
     size = max(batch)
     static, dynamic = static_from.static, dynamic_from.dynamic
+    if static.ndim == 3 and static.shape[1] != dynamic.shape[1]:
+        raise ValueError(
+            f"mix: static_from has one static factor for each of {static.shape[1]} steps and "
+            f"dynamic_from {dynamic.shape[1]} steps; give sequences of the same length, or a mean "
+            "s, [B, S]."
+        )
     return Factors(
         static=static
         if static.shape[0] == size
-        else jnp.broadcast_to(static, (size, static.shape[1])),
+        else jnp.broadcast_to(static, (size, *static.shape[1:])),
         dynamic=dynamic
         if dynamic.shape[0] == size
         else jnp.broadcast_to(dynamic, (size, *dynamic.shape[1:])),

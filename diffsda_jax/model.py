@@ -40,6 +40,8 @@ class ModelSpec:
       dynamic_activation: of the read-out of d: ``"linear"`` (paper and released code) or
         ``"tanh"``, which bounds d so that noise added to it in training (``loss.dynamic_noise``)
         limits what it can hold.
+      static_per_step: s is read at every step, ``s^tau = Linear(h^tau)``, instead of once for the
+        sequence. The structure that keeps what changes out of s is gone then: an ablation.
       center_dynamic: d is read from each sequence with its features' mean and spread over the steps
         taken out, and is centred itself, so that what all steps share is left to s (series). d then
         depends on the whole sequence. Off in the paper and the released code.
@@ -62,6 +64,8 @@ class ModelSpec:
       sigma_min: lowest noise level of the samplers.
       sigma_max: highest noise level of the samplers.
       rho: how strongly the samplers' levels crowd at low noise.
+      sigma_identity: level at which D is the identity: 0 for a denoiser, ``sigma_min`` for one that
+        was distilled to a consistency function.
     """
 
     kind: str
@@ -71,6 +75,7 @@ class ModelSpec:
     hidden_dim: int
     recurrence: str = "lstm"
     dynamic_activation: str = "linear"
+    static_per_step: bool = False
     center_dynamic: bool = False
     channels: int = 64
     encoder_channels: int = 64
@@ -87,6 +92,7 @@ class ModelSpec:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    sigma_identity: float = 0.0
 
     def __post_init__(self):
         """Checks values; raises ValueError naming the field, the value and what is allowed."""
@@ -113,6 +119,11 @@ class ModelSpec:
         if not self.sigma_max > self.sigma_min:
             raise ValueError(
                 f"model.sigma_max is {self.sigma_max}; it must be above sigma_min={self.sigma_min}."
+            )
+        if self.sigma_identity not in (0.0, self.sigma_min):
+            raise ValueError(
+                f"model.sigma_identity is {self.sigma_identity}; allowed: 0 or sigma_min="
+                f"{self.sigma_min}."
             )
         if self.kind == "video":
             self._check_video()
@@ -225,6 +236,7 @@ class DiffSDAModel(nn.Module):
             spec.center_dynamic,
             bfloat16,
             spec.encoder_sees_mask,
+            spec.static_per_step,
         )
 
     def encode(
@@ -243,7 +255,7 @@ class DiffSDAModel(nn.Module):
           train: dropout on (needs the random stream ``dropout``).
 
         Returns:
-          ``static [B, S]`` and ``dynamic [B, V, D]``.
+          ``static [B, S]`` (``[B, V, S]`` with ``static_per_step``) and ``dynamic [B, V, D]``.
         """
         return self.encoder(x_clean, length, mask, train)
 
@@ -259,8 +271,8 @@ class DiffSDAModel(nn.Module):
         Args:
           x_noisy: clean data plus noise of standard deviation sigma.
           sigma: ``[N, V]``, one level for each step.
-          factors: what to condition on, of B sequences; with N = B K, of each for K copies that
-            follow each other in ``x_noisy``.
+          factors: what to condition on, of B sequences, with one s each or one a step; with
+            N = B K, of each for K copies that follow each other in ``x_noisy``.
           train: dropout on.
 
         Returns:
@@ -269,10 +281,14 @@ class DiffSDAModel(nn.Module):
         References:
           Karras et al. 2022, equation 7.
         """
-        c_skip, c_out, c_in, c_noise = edm.preconditioning(sigma, self.spec.sigma_data)
-        static = jnp.broadcast_to(
-            factors.static[:, None, :], (*factors.dynamic.shape[:2], factors.static.shape[-1])
+        c_skip, c_out, c_in, c_noise = edm.preconditioning(
+            sigma, self.spec.sigma_data, self.spec.sigma_identity
         )
+        static = factors.static
+        if static.ndim == 2:
+            static = jnp.broadcast_to(
+                static[:, None, :], (*factors.dynamic.shape[:2], static.shape[-1])
+            )
         condition = jnp.concatenate([factors.dynamic, static], axis=-1)
         x_in = edm.expand(c_in, x_noisy.ndim) * x_noisy
         if self.spec.kind == "video":

@@ -89,7 +89,7 @@ class DiffSDA:
           mask: True = observed, for a model that was trained to see it; None = all are.
 
         Returns:
-          ``static [B, S]`` and ``dynamic [B, V, D]``.
+          ``static [B, S]`` (``[B, V, S]`` with ``static_per_step``) and ``dynamic [B, V, D]``.
 
         Raises:
           ValueError: a shape that the model was not made for.
@@ -198,7 +198,8 @@ class DiffSDA:
         batch, steps = batch_and_steps
         expected = ((batch, self.spec.static_dim), (batch, steps, self.spec.dynamic_dim))
         found = (tuple(factors.static.shape), tuple(factors.dynamic.shape))
-        if found != expected:
+        per_step = ((batch, steps, self.spec.static_dim), expected[1])
+        if found != expected and not (self.spec.static_per_step and found == per_step):
             raise ValueError(
                 f"factors have shapes static {found[0]} and dynamic {found[1]}; expected "
                 f"{expected[0]} and {expected[1]}."

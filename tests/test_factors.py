@@ -30,6 +30,15 @@ def test_mix_refuses_unequal_batches():
         mix(static_from=make(2), dynamic_from=make(3))
 
 
+def test_mix_keeps_one_static_factor_a_step():
+    steps = Factors(static=jnp.arange(24.0).reshape(2, 4, 3), dynamic=make(2).dynamic)
+    mixed = mix(static_from=steps, dynamic_from=make(2, 100.0))
+    np.testing.assert_array_equal(mixed.static, steps.static)
+    assert mix(static_from=steps[:1], dynamic_from=make(3)).static.shape == (3, 4, 3)
+    with pytest.raises(ValueError, match="each of 3 steps.*4 steps"):
+        mix(static_from=steps.replace(static=steps.static[:, :3]), dynamic_from=make(2))
+
+
 def test_index_keeps_the_batch_axis():
     assert make(3)[1:2].static.shape == (1, 3)
     assert len(make(3)[[0, 2]]) == 2

@@ -67,6 +67,33 @@ def test_copies_of_a_sequence_may_share_its_factors(spec_and_variables):
     assert np.abs(of_shared - of_others).max() > 1e-3
 
 
+@pytest.mark.parametrize("recurrence", ["lstm", "reference"])
+def test_static_factor_of_each_step(recurrence):
+    spec = dataclasses.replace(SERIES, recurrence=recurrence)
+    per_step = dataclasses.replace(spec, static_per_step=True)
+    model, variables = make_model(per_step), init_variables(per_step, jax.random.key(0))
+    # The last layer starts near zero: without this the factors would hardly show.
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3))
+    encode = jax.jit(lambda m: m.apply(variables, x, method="encode"), static_argnums=0)
+    factors, shared = encode(model), encode(make_model(spec))
+    assert factors.static.shape == (2, 5, 4)
+    np.testing.assert_array_equal(factors.dynamic, shared.dynamic)
+    if recurrence == "lstm":  # the shared one is what the last step sees
+        np.testing.assert_allclose(factors.static[:, -1], shared.static, rtol=1e-5)
+
+    @jax.jit
+    def denoise(factors):
+        return model.apply(variables, x, jnp.ones((2, 5)), factors, method="denoise")
+
+    # A step depends on its own s, and one s serves for all steps.
+    moved = factors.replace(static=factors.static.at[:, 2].add(1.0))
+    changed = np.abs(denoise(moved) - denoise(factors)).max((0, 2))
+    assert changed[2] > 1e-4 and np.delete(changed, 2).max() == 0
+    repeated = shared.replace(static=jnp.repeat(shared.static[:, None], 5, axis=1))
+    np.testing.assert_allclose(denoise(shared), denoise(repeated), atol=1e-6)
+
+
 def test_half_precision_changes_little_and_keeps_the_parameters():
     spec = dataclasses.replace(SERIES, recurrence="reference")
     half = dataclasses.replace(spec, precision="bfloat16")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,17 @@ def test_denoise_takes_sigma_of_every_shape(model, x, sigma):
     factors = model.encode(x)
     expected = model.denoise(x, np.full((2, 5), 1.5, np.float32), factors)
     np.testing.assert_array_equal(model.denoise(x, jnp.asarray(sigma), factors), expected)
+
+
+def test_one_static_factor_a_step_is_for_models_that_have_them(model, x):
+    spec = dataclasses.replace(SPEC, static_per_step=True)
+    factors = DiffSDA(spec, model.variables).encode(x)
+    assert factors.static.shape == (2, 5, 4)
+    shared = factors.replace(static=factors.static.mean(1))
+    for ours in (factors, shared):
+        assert DiffSDA(spec, model.variables).sample(ours, num_steps=2).shape == x.shape
+    with pytest.raises(ValueError, match=r"static \(2, 5, 4\).*expected \(2, 4\)"):
+        model.sample(factors, num_steps=2)
 
 
 def test_samples_depend_on_the_seed_only(model, x):

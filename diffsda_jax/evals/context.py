@@ -16,6 +16,7 @@ from diffsda_jax.evals.interface import (
     SequenceModel,
     Sound,
     observed_values,
+    with_one_static,
 )
 from diffsda_jax.evals.judges import Judge
 from diffsda_jax.evals.swap import STARTS, decode_factors, make_pairs, make_start
@@ -148,6 +149,11 @@ class Context(Domain):
         """True where a value of a test clip was observed and is not padding."""
         x, _, length = self.test_clips(index)
         return observed_values(*x.shape[:2], length, self.pick("mask", index))
+
+    def codes(self, split: str) -> Factors:
+        """Factors of all clips of ``train`` or ``test`` to be read: with one s a clip."""
+        data, factors = getattr(self, split), getattr(self, f"{split}_factors")
+        return with_one_static(factors, data.get("length"))
 
     def some_clips(self) -> Integer[np.ndarray, " P"]:
         """Test clips for reconstructions, at most ``num_swaps``, fixed by the seed."""

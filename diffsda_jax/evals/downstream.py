@@ -27,8 +27,8 @@ def tasks(context: Context) -> Outcome:
         try:
             result = task_probe(
                 ProbeSpec(task.kind, task.hidden, num_steps=context.settings.task_steps),
-                context.train_factors,
-                context.test_factors,
+                context.codes("train"),
+                context.codes("test"),
                 train_target,
                 test_target,
                 train_length=context.train.get("length"),
@@ -54,8 +54,8 @@ def known_factors(context: Context) -> Outcome:
         for data in (context.train, context.test)
     )
     metrics = disentanglement.block_dci(
-        context.train_factors,
-        context.test_factors,
+        context.codes("train"),
+        context.codes("test"),
         known_train,
         known_test,
         seed=context.settings.seed,

@@ -136,7 +136,7 @@ def _swap_series(
 
 def _static_picture(context: Context, static_names: Names) -> Picture:
     return static_scatter_figure(
-        np.asarray(context.test_factors.static), context.test.get("static_label"), static_names
+        np.asarray(context.codes("test").static), context.test.get("static_label"), static_names
     )
 
 

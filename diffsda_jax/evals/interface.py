@@ -143,6 +143,12 @@ def observed_values(
     return valid if mask is None else mask & expand_mask(valid, mask.ndim)
 
 
+def with_one_static(factors: Factors, length: Lengths | None = None) -> Factors:
+    """Factors with one s a sequence: where there is one for each step, its mean over real steps."""
+    static = np.asarray(factors.static)
+    return factors if static.ndim == 2 else factors.replace(static=mean_over_steps(static, length))
+
+
 def mean_over_steps(
     values: Float[np.ndarray, "B V D"], length: Lengths | None = None
 ) -> Float[np.ndarray, "B D"]:

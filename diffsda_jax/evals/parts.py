@@ -29,7 +29,7 @@ def verification(context: Context) -> Outcome:
             f"verification skipped: {len(counts)} static labels on {len(recordings)} test "
             "recordings; it needs two or more, and two recordings of one of them"
         ]
-    factors = context.test_factors
+    factors = context.codes("test")
     rates = speaker_eer(
         np.asarray(factors.static),
         np.asarray(factors.dynamic),
@@ -49,7 +49,8 @@ def verification(context: Context) -> Outcome:
 
 def probes(context: Context) -> Outcome:
     """Linear probes of both factors to both labels."""
-    return probe_factors(context.train_factors, context.test_factors, context.train, context.test)
+    codes = (context.codes(split) for split in ("train", "test"))
+    return probe_factors(*codes, context.train, context.test)
 
 
 def judge(context: Context) -> Outcome:

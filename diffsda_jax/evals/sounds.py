@@ -113,9 +113,8 @@ def swapped_recordings(context: Context, count: int) -> tuple[list[np.ndarray], 
 
 def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray]) -> list[Clips]:
     """Frames of all chunks of recordings, each with the mean s of another."""
-    s, d = (
-        np.asarray(part) for part in (context.test_factors.static, context.test_factors.dynamic)
-    )
+    codes = context.codes("test")
+    s, d = np.asarray(codes.static), np.asarray(codes.dynamic)
     pairs = list(zip(voices, words, strict=True))
     weights = valid_steps(*d.shape[:2], context.test.get("length")).sum(1)
     static = [

@@ -16,6 +16,7 @@ from diffsda_jax.evals.interface import (
     SequenceModel,
     map_batches,
     valid_steps,
+    with_one_static,
 )
 from diffsda_jax.factors import Factors, mix
 
@@ -164,7 +165,7 @@ def mean_factors(factors: Factors, length: Lengths | None = None) -> Factors:
     valid = valid_steps(*dynamic.shape[:2], length)
     mean_dynamic = dynamic[valid].mean(0)
     return Factors(
-        static=np.asarray(factors.static).mean(0, keepdims=True),
+        static=np.asarray(with_one_static(factors, length).static).mean(0, keepdims=True),
         dynamic=np.tile(mean_dynamic, (1, dynamic.shape[1], 1)),
     )
 

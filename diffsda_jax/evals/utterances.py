@@ -31,7 +31,7 @@ def utterances(context: Context) -> tuple[dict[str, float], list[str]]:
 
 def _speaker_probes(context: Context) -> Outcome:
     """The speaker from either factor, within the test split."""
-    test, factors = context.test, context.test_factors
+    test, factors = context.test, context.codes("test")
     content = test.get("dynamic_label", test["group"])
     try:
         results = speaker_probe_on(
@@ -56,8 +56,8 @@ def _content_probes(context: Context) -> Outcome:
         return {}, ["content probes skipped: no sentence is said by several speakers"]
     if len(np.unique(train["dynamic_label"])) < 2:
         return {}, ["content probes skipped: all training recordings say one sentence"]
-    on_train = _content(context.train_factors, train)
-    on_test = _content(context.test_factors, test)
+    on_train = _content(context.codes("train"), train)
+    on_test = _content(context.codes("test"), test)
     known = np.isin(on_test["label"], on_train["label"])
     if not known.any():
         return {}, ["content probes skipped: training has no sentence of the test split"]

@@ -83,6 +83,7 @@ class Encoder(nn.Module):
         one spread over the steps of each sequence; its read-out is centred too, before tanh.
       bfloat16: products of the recurrence's inputs in bfloat16, see ``bfloat16_product``.
       sees_mask: of a series, the mask is appended to the values, which are 0 where missing.
+      static_per_step: s is read at every step, ``[B, V, S]``.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3.
@@ -97,6 +98,7 @@ class Encoder(nn.Module):
     center_dynamic: bool = False
     bfloat16: bool = False
     sees_mask: bool = False
+    static_per_step: bool = False
 
     @nn.compact
     def __call__(
@@ -109,7 +111,13 @@ class Encoder(nn.Module):
         """Encodes clean sequences; steps from ``length`` on are padding and do not count."""
         if mask is not None:  # [B, V] or the shape of x
             mask = jnp.broadcast_to(expand(mask, x.ndim), x.shape)
-        recurrence = Recurrence(self.hidden_dim, self.recurrence, self.bfloat16, name="recurrence")
+        recurrence = Recurrence(
+            self.hidden_dim,
+            self.recurrence,
+            self.bfloat16,
+            self.static_per_step,
+            name="recurrence",
+        )
 
         def read(x: Array) -> tuple[Array, Array]:
             return recurrence(self.front(self._seen(x, mask), train), length)

@@ -215,6 +215,7 @@ class Recurrence(nn.Module):
         second causal LSTM on its outputs that gives d; ``"reference"``: the released code's
         bidirectional LSTM, whose two final outputs give s, and tanh RNN, so that d sees the future.
       bfloat16: as in ``LSTM``.
+      static_per_step: s is read from the outputs at every step instead of the final ones.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3 (paper) and its released code (reference).
@@ -223,18 +224,22 @@ class Recurrence(nn.Module):
     features: int
     kind: str = "lstm"
     bfloat16: bool = False
+    static_per_step: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B V F"], length: Int[Array, "B"] | None = None
-    ) -> tuple[Float[Array, "B P"], Float[Array, "B V H"]]:
-        """Returns what s is read from, ``[B, H]`` or ``[B, 2 H]``, and what d is, ``[B, V, H]``."""
+    ) -> tuple[Float[Array, "B *V P"], Float[Array, "B _ H"]]:
+        """Returns what s is read from and what d is, ``[B, V, H]``.
+
+        P is H (``"lstm"``) or 2 H; there is one such vector, or one for each step.
+        """
         valid = valid_steps(length, x.shape[0], x.shape[1])
         size, bfloat16 = self.features, self.bfloat16
         if self.kind == "lstm":
             last, outputs = LSTM(size, bfloat16=bfloat16, name="lstm")(x, valid)
             _, dynamic = LSTM(size, bfloat16=bfloat16, name="lstm_dynamic")(outputs, valid)
-            return last, dynamic
+            return (outputs if self.static_per_step else last), dynamic
         if self.kind == "reference":
             last, forward = LSTM(size, two_biases=True, bfloat16=bfloat16, name="lstm")(x, valid)
             first, backward = LSTM(
@@ -247,7 +252,8 @@ class Recurrence(nn.Module):
             )(x, valid)
             both = jnp.concatenate([forward, backward], axis=-1)
             dynamic = TanhRNN(size, bfloat16, name="rnn_dynamic")(both, valid)
-            return jnp.concatenate([last, first], axis=-1), dynamic
+            ends = jnp.concatenate([last, first], axis=-1)
+            return (both if self.static_per_step else ends), dynamic
         raise ValueError(
             f"model.recurrence is {self.kind!r}; allowed: 'lstm' (the paper's causal encoder) and "
             "'reference' (the released code's bidirectional one)."

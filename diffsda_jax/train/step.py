@@ -33,6 +33,7 @@ class LossOptions:
       sigma_min: lower end of the uniform distribution.
       sigma_max: upper end of the uniform distribution.
       sigma_data: standard deviation of the data.
+      weighting: of the squared error at each noise level, see ``edm.loss_weight``.
       noise_draws: K noisy copies of every sequence; it is encoded once for all of them.
       dynamic_noise: standard deviation of Gaussian noise added to d; with a bounded d it limits
         how much d can hold, so that what stays moves to s, which has no noise. 0 in the paper.
@@ -47,13 +48,15 @@ class LossOptions:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     sigma_data: float = 0.5
+    weighting: str = "edm"
     noise_draws: int = 1
     dynamic_noise: float = 0.0
     encoder_noise: float = 0.0
     train: bool = True
 
     def __post_init__(self):
-        """Raises ValueError for a number out of range."""
+        """Raises ValueError for a number out of range, or an unknown weighting."""
+        edm.loss_weight(jnp.ones(()), self.sigma_data, self.weighting)
         if self.noise_draws < 1:
             raise ValueError(f"noise_draws is {self.noise_draws}; allowed: 1 or more.")
         for name in ("dynamic_noise", "encoder_noise"):
@@ -114,7 +117,7 @@ def make_loss_fn(model: nn.Module, **options: Any) -> LossFn:
         noise = jax.random.normal(stream(key, "noise"), x_clean.shape, x_clean.dtype)
         x_noisy = x_clean + edm.expand(sigma, x_clean.ndim) * noise
         x_denoised = apply("denoise", x_noisy, sigma, factors)
-        weight = edm.loss_weight(sigma, use.sigma_data)
+        weight = edm.loss_weight(sigma, use.sigma_data, use.weighting)
         loss = edm.denoising_loss(x_denoised, x_clean, weight, draws(batch.get("mask")))
         return loss, {"loss": loss}
 

@@ -24,6 +24,25 @@ def test_loss_weight_is_the_inverse_square_of_c_out():
     np.testing.assert_allclose(weight * edm.preconditioning(SIGMAS).c_out ** 2, 1, rtol=1e-5)
 
 
+def test_uniform_weight_is_the_plain_squared_error():
+    np.testing.assert_array_equal(edm.loss_weight(SIGMAS, 0.5, "uniform"), 1)
+
+
+def test_min_snr_weight_is_that_of_the_noise_until_the_limit():
+    # Error in units of the data's variance times min(snr, 5), snr = (sigma_data / sigma)^2.
+    for sigma_data in (0.5, 1.3):
+        snr = (sigma_data / np.asarray(SIGMAS)) ** 2
+        weight = edm.loss_weight(SIGMAS, sigma_data, "min_snr") * sigma_data**2
+        np.testing.assert_allclose(weight, np.minimum(snr, 5), rtol=1e-5)
+        unlimited = edm.loss_weight(SIGMAS, sigma_data, "min_snr", snr_limit=1e9)
+        np.testing.assert_allclose(unlimited * SIGMAS**2, 1, rtol=1e-5)  # that of the noise
+
+
+def test_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match="loss.weighting is 'snr'.*'min_snr'"):
+        edm.loss_weight(SIGMAS, 0.5, "snr")
+
+
 def test_net_out_zero_is_the_optimal_denoiser_of_gaussian_data():
     # Posterior mean of N(0, sigma_data^2) given x: x sigma_data^2 / (sigma_data^2 + sigma^2).
     x = jnp.array([3.0, -1.0, 0.5, 20.0])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from diffsda_jax.evals.context import Context, EvalSettings
-from diffsda_jax.evals.interface import encode_clips, padded_batches
+from diffsda_jax.evals.interface import encode_clips, padded_batches, with_one_static
 from diffsda_jax.evals.swap import (
     keep_one_factor,
     make_pairs,
@@ -151,3 +151,15 @@ def test_one_factor_is_the_mean_over_real_steps():
     dynamic_only = keep_one_factor(factors, mean, "dynamic")
     np.testing.assert_array_equal(dynamic_only.dynamic, dynamic)
     assert dynamic_only.static.tolist() == [[1.0], [1.0]]
+
+
+def test_a_static_factor_of_each_step_is_read_as_its_mean_over_real_steps():
+    static = np.array([[[1.0], [3.0], [99.0]], [[2.0], [4.0], [6.0]]], np.float32)
+    factors = Factors(static=static, dynamic=np.zeros((2, 3, 1), np.float32))
+    length = np.array([2, 3], np.int32)
+    assert with_one_static(factors, length).static.tolist() == [[2.0], [4.0]]
+    shared = with_one_static(factors, length)
+    assert with_one_static(shared, length) is shared
+    assert mean_factors(factors, length).static.tolist() == [[3.0]]
+    kept = keep_one_factor(factors, mean_factors(factors, length), "static")
+    np.testing.assert_array_equal(kept.static, static)

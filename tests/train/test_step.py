@@ -90,6 +90,8 @@ def test_encoder_runs_once_for_all_noise_draws():
     assert seen == [("encode", BATCH), ("denoise", 4 * BATCH)]
     with pytest.raises(ValueError, match="noise_draws is 0; allowed: 1 or more"):
         make_loss_fn(run.model, noise_draws=0)
+    with pytest.raises(ValueError, match="loss.weighting is 'snr'; allowed: 'edm'"):
+        make_loss_fn(run.model, weighting="snr")
 
 
 def test_padding_and_missing_values_do_not_change_the_gradient():
