@@ -16,145 +16,46 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from diffsda_jax.diffusion import edm, samplers, schedules
+from diffsda_jax.diffusion import ddpm, edm, samplers, schedules
 from diffsda_jax.factors import Factors
-from diffsda_jax.nets.prior_nets import FactorTransformer
+from diffsda_jax.nets.prior_nets import JointPrior
+from diffsda_jax.nets.skip_mlp import FlatPrior
+from diffsda_jax.prior_spec import FORMS, PriorSpec
 from diffsda_jax.rngs import stream
 
-FORMS = ("joint", "reference", "independent")
+__all__ = (
+    "FORMS",
+    "LossOptions",
+    "PriorSpec",
+    "init_variables",
+    "make_loss_fn",
+    "make_prior",
+    "pack",
+    "sample_factors",
+    "unpack",
+    "variable_shapes",
+)
+
 LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, dict[str, Array]]]
 DEFAULT_STEPS, DEFAULT_SOLVER = 32, "heun"
 
 
-@dataclasses.dataclass(frozen=True)
-class PriorSpec:
-    """Everything that fixes the prior's parameters and behaviour; plain values only.
-
-    Attributes:
-      form: ``"joint"`` (a transformer over one static and V dynamic tokens), ``"reference"`` (the
-        released flat MLP) or ``"independent"`` (two of them, one for s and one for d).
-      static_dim: S.
-      dynamic_dim: D.
-      length: V of the training set; ``joint`` samples any other length, too.
-      width: of a token (``joint``).
-      num_layers: number of blocks (``joint``).
-      num_heads: attention heads, a divisor of ``width`` (``joint``).
-      dropout: rate (``joint``).
-      sigma_data: standard deviation of the factors that the preconditioning assumes (``joint``).
-      sigma_min: lowest noise level of the sampler (``joint``).
-      sigma_max: highest noise level of the sampler (``joint``).
-      rho: how strongly the sampler's levels crowd at low noise (``joint``).
-    """
-
-    form: str
-    static_dim: int
-    dynamic_dim: int
-    length: int
-    width: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    dropout: float = 0.1
-    sigma_data: float = 1.0
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-
-    def __post_init__(self):
-        """Checks values; raises ValueError naming the field, the value and what is allowed."""
-        if self.form not in FORMS:
-            raise ValueError(
-                f"prior.form is {self.form!r}; allowed: {', '.join(map(repr, FORMS))}."
-            )
-        for field in ("static_dim", "dynamic_dim", "length", "width", "num_layers", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"prior.{field} is {getattr(self, field)}; it must be at least 1.")
-        if self.width % self.num_heads:
-            raise ValueError(
-                f"prior.width is {self.width}, which prior.num_heads={self.num_heads} does not "
-                "divide; choose a multiple."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"prior.dropout is {self.dropout}; it must be 0 or more and below 1.")
-        for field in ("sigma_data", "sigma_min", "rho"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"prior.{field} is {getattr(self, field)}; it must be above 0.")
-        if not self.sigma_max > self.sigma_min:
-            raise ValueError(
-                f"prior.sigma_max is {self.sigma_max}; it must be above sigma_min={self.sigma_min}."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "PriorSpec":
-        """Inverse of ``to_dict``.
-
-        Raises:
-          ValueError: a field is unknown or missing.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(
-                f"prior.{unknown[0]} is unknown; known fields: {', '.join(sorted(known))}."
-            )
-        required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
-        if missing := sorted(required - set(values)):
-            raise ValueError(f"prior.{missing[0]} is missing from the prior's description.")
-        return cls(**values)
-
-
-class JointPrior(nn.Module):
-    """The transformer in EDM form, with a noise level for s and one for d.
-
-    Attributes:
-      spec: the description.
-    """
-
-    spec: PriorSpec
-
-    @nn.compact
-    def __call__(
-        self,
-        static: Float[Array, "B S"],
-        dynamic: Float[Array, "B V D"],
-        sigma_static: Float[Array, "B"],
-        sigma_dynamic: Float[Array, "B"],
-        length: Int[Array, "B"] | None = None,
-        train: bool = False,
-    ) -> tuple[Float[Array, "B S"], Float[Array, "B V D"]]:
-        """Denoised s and d^{1:V}; what is given without noise has the level ``sigma_min``."""
-        spec = self.spec
-        of_static = edm.preconditioning(sigma_static, spec.sigma_data)
-        of_dynamic = edm.preconditioning(sigma_dynamic, spec.sigma_data)
-        net = FactorTransformer(
-            spec.static_dim,
-            spec.dynamic_dim,
-            spec.width,
-            spec.num_layers,
-            spec.num_heads,
-            spec.dropout,
-            name="transformer",
-        )
-        outputs = net(
-            edm.expand(of_static.c_in, 2) * static,
-            edm.expand(of_dynamic.c_in, 3) * dynamic,
-            of_static.c_noise,
-            of_dynamic.c_noise,
-            length,
-            train,
-        )
-        parts = zip((of_static, of_dynamic), (static, dynamic), outputs, strict=True)
-        return tuple(
-            edm.expand(c.c_skip, x.ndim) * x + edm.expand(c.c_out, x.ndim) * out
-            for c, x, out in parts
-        )
-
-
 def make_prior(spec: PriorSpec) -> nn.Module:
     """Builds the linen module of a description."""
-    return JointPrior(spec)
+    return JointPrior(spec) if spec.form == "joint" else FlatPrior(spec)
+
+
+def pack(static: Float[Array, "B S"], dynamic: Float[Array, "B V D"]) -> Float[Array, "B A"]:
+    """Flat vectors ``(s, d^1, ..., d^V)``."""
+    return jnp.concatenate([static, dynamic.reshape(len(dynamic), -1)], axis=-1)
+
+
+def unpack(
+    x: Float[Array, "B A"], static_dim: int, dynamic_dim: int
+) -> tuple[Float[Array, "B S"], Float[Array, "B V D"]]:
+    """Undoes ``pack``."""
+    static, dynamic = jnp.split(x, [static_dim], axis=-1)
+    return static, dynamic.reshape(len(x), -1, dynamic_dim)
 
 
 def init_variables(spec: PriorSpec, key: Array) -> dict[str, Any]:
@@ -174,6 +75,11 @@ def variable_shapes(spec: PriorSpec) -> dict[str, Any]:
 
 def _example(spec: PriorSpec) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes of the module's arguments."""
+    if spec.form != "joint":
+        return (
+            jax.ShapeDtypeStruct((1, spec.flat_dim), jnp.float32),
+            jax.ShapeDtypeStruct((1,), jnp.int32),
+        )
     shapes = ((1, spec.static_dim), (1, spec.length, spec.dynamic_dim), (1,), (1,))
     return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
 
@@ -188,7 +94,7 @@ class LossOptions:
       equal_share: share of items whose s and d have the same noise level (``joint``).
       clean_share: share of items of which s, and share of which d, is given without noise
         (``joint``); the other items have independent levels.
-      train: apply dropout.
+      train: apply dropout (``joint``).
     """
 
     p_mean: float = -0.4
@@ -213,7 +119,8 @@ def make_loss_fn(spec: PriorSpec, **options: Any) -> LossFn:
 
     ``joint`` denoises s and d^{1:V} together. Part of the items have one noise level for both, as
     in sampling both; part have one of them without noise, as in sampling the other given it; the
-    rest have two independent levels. ``s`` and ``d`` weigh the same.
+    rest have two independent levels. ``s`` and ``d`` weigh the same. ``reference`` and
+    ``independent`` predict the noise at a step that is drawn evenly.
 
     Args:
       spec: description of the prior.
@@ -227,9 +134,39 @@ def make_loss_fn(spec: PriorSpec, **options: Any) -> LossFn:
       ValueError: an option out of range.
 
     References:
-      Karras et al. 2022, equation 8; Bao et al. 2023 (UniDiffuser), section 3.
+      Karras et al. 2022, equation 8; Bao et al. 2023 (UniDiffuser), section 3; Ho et al. 2020,
+      equation 14.
     """
-    return _make_joint_loss(spec, LossOptions(**options))
+    use = LossOptions(**options)
+    return _make_joint_loss(spec, use) if spec.form == "joint" else _make_flat_loss(spec)
+
+
+def _make_flat_loss(spec: PriorSpec) -> LossFn:
+    """The loss of ``reference`` and ``independent``; padding counts as nothing."""
+    prior, alpha_bars = make_prior(spec), jnp.asarray(_alpha_bars(spec), jnp.float32)
+
+    def loss_fn(
+        params: Any, constants: Any, batch: dict[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        x_clean, length = pack(batch["static"], batch["dynamic"]), batch.get("length")
+        count = len(x_clean)
+        index = jax.random.randint(stream(key, "step"), (count,), 0, spec.diffusion_steps)
+        noise = jax.random.normal(stream(key, "noise"), x_clean.shape)
+        x_noisy = ddpm.add_noise(x_clean, noise, alpha_bars[index])
+        error = (prior.apply({"params": params}, x_noisy, index) - noise) ** 2
+        if length is None:
+            return (loss := jnp.mean(error)), {"loss": loss}
+        real = jnp.repeat(_real_steps(length, spec.length), spec.dynamic_dim, axis=1)
+        real = jnp.concatenate([jnp.ones((count, spec.static_dim), bool), real], axis=1)
+        loss = jnp.sum(jnp.where(real, error, 0.0)) / real.sum()
+        return loss, {"loss": loss}
+
+    return loss_fn
+
+
+def _alpha_bars(spec: PriorSpec) -> Float[np.ndarray, "N"]:
+    """Table of the discrete diffusion."""
+    return ddpm.make_alpha_bars(spec.diffusion_steps, spec.beta_start, spec.beta_end)
 
 
 def _make_joint_loss(spec: PriorSpec, use: LossOptions) -> LossFn:
@@ -310,6 +247,10 @@ def sample_factors(
 ) -> Factors:
     """Samples factors: both, d given s, or s given d.
 
+    ``reference`` knows no conditional distribution and ``independent`` has none: of both, what is
+    sampled is the wanted part of an unconditional sample, whatever is given. They sample sequences
+    of ``spec.length`` only, by all ``spec.diffusion_steps``.
+
     Args:
       spec: description of the prior.
       variables: its variables.
@@ -319,8 +260,8 @@ def sample_factors(
       static: given s; then d is sampled and s returned as it is.
       dynamic: given d; then s is sampled and d returned as it is.
       lengths: real steps of each item, the rest is padding; None = all are real.
-      num_steps: steps of the solver; None = 32.
-      solver: name of the solver; None = Heun.
+      num_steps: steps of the solver; None = 32 (``joint``).
+      solver: a name of ``samplers.SOLVERS``; None = Heun (``joint``).
 
     Returns:
       ``static [B, S]`` and ``dynamic [B, V, D]``; padding is zero where d was sampled.
@@ -329,8 +270,18 @@ def sample_factors(
       ValueError: s and d are both given, or of other sizes than ``count``, ``length`` and ``spec``.
     """
     _check_given(spec, count, length, static, dynamic, lengths)
-    run = (num_steps or DEFAULT_STEPS, solver or DEFAULT_SOLVER)
-    return _sample_joint(spec, *run, count, length, variables, key, static, dynamic, lengths)
+    if spec.form == "joint":
+        how = samplers.SamplerSpec(solver or DEFAULT_SOLVER, num_steps or DEFAULT_STEPS)
+        sampled = _sample_joint(spec, how, count, length, variables, key, static, dynamic, lengths)
+    else:
+        sampled = _sample_flat(spec, count, variables, key)
+    if dynamic is None and lengths is not None:
+        real = _real_steps(jnp.asarray(lengths), length)
+        sampled = sampled.replace(dynamic=jnp.where(real[..., None], sampled.dynamic, 0.0))
+    return Factors(
+        static=sampled.static if static is None else static,
+        dynamic=sampled.dynamic if dynamic is None else dynamic,
+    )
 
 
 def _check_given(spec: PriorSpec, count: int, length: int, static, dynamic, lengths) -> None:
@@ -347,13 +298,32 @@ def _check_given(spec: PriorSpec, count: int, length: int, static, dynamic, leng
     for name, (value, shape) in expected.items():
         if value is not None and value.shape != shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}.")
+    if spec.form != "joint" and length != spec.length:
+        raise ValueError(
+            f"length is {length}, but a prior of the form {spec.form!r} samples sequences of "
+            f"{spec.length} steps only; a 'joint' one samples any length."
+        )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sample_flat(spec: PriorSpec, count: int, variables: Mapping[str, Any], key: Array) -> Factors:
+    """Unconditional samples of ``reference`` and ``independent``."""
+    prior, shape = make_prior(spec), (count, spec.flat_dim)
+    make_chain = {"ddim": ddpm.ddim_chain, "ddpm": ddpm.ddpm_chain}[spec.chain]
+    x = ddpm.run_chain(
+        make_chain(_alpha_bars(spec)),
+        lambda x, index: prior.apply(variables, x, jnp.broadcast_to(index, (count,))),
+        jax.random.normal(stream(key, "start"), shape),
+        lambda index: jax.random.normal(stream(key, "step", index), shape),
+    )
+    static, dynamic = unpack(x, spec.static_dim, spec.dynamic_dim)
+    return Factors(static=static, dynamic=dynamic)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _sample_joint(
     spec: PriorSpec,
-    num_steps: int,
-    solver: str,
+    how: samplers.SamplerSpec,
     count: int,
     length: int,
     variables: Mapping[str, Any],
@@ -362,35 +332,26 @@ def _sample_joint(
     dynamic: Array | None,
     lengths: Array | None,
 ) -> Factors:
-    """``sample_factors`` of ``joint``: the solver's state is what is not given, flat."""
-    prior, clean = make_prior(spec), jnp.full((count,), spec.sigma_min)
-    sizes = {"static": spec.static_dim, "dynamic": length * spec.dynamic_dim}
-    wanted = [name for name, given in (("static", static), ("dynamic", dynamic)) if given is None]
-    split = np.cumsum([sizes[name] for name in wanted])[:-1]
-
-    def unpack(x: Array) -> dict[str, Array]:
-        parts = dict(zip(wanted, jnp.split(x, split, axis=1), strict=True))
-        if "dynamic" in parts:
-            parts["dynamic"] = parts["dynamic"].reshape(count, length, spec.dynamic_dim)
-        return parts
+    """Samples of ``joint``; given factors stay as they are, at the lowest noise level."""
+    prior, lowest = make_prior(spec), jnp.full((count,), spec.sigma_min)
+    grid = schedules.sigma_grid(how.num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
+    start = grid[0].astype(np.float32) * jax.random.normal(
+        stream(key, "start"), (count, spec.static_dim + length * spec.dynamic_dim)
+    )
 
     def denoise(x: Array, sigma: Array) -> Array:
-        parts, level = unpack(x), jnp.broadcast_to(sigma, (count,))
-        denoised = prior.apply(
-            variables,
-            parts.get("static", static),
-            parts.get("dynamic", dynamic),
-            level if static is None else clean,
-            level if dynamic is None else clean,
-            lengths,
+        level, noisy = jnp.broadcast_to(sigma, (count,)), unpack(x, *dims)
+        return pack(
+            *prior.apply(
+                variables,
+                noisy[0] if static is None else static,
+                noisy[1] if dynamic is None else dynamic,
+                level if static is None else lowest,
+                level if dynamic is None else lowest,
+                lengths,
+            )
         )
-        denoised = dict(zip(("static", "dynamic"), denoised, strict=True))
-        return jnp.concatenate([denoised[name].reshape(count, -1) for name in wanted], axis=1)
 
-    grid = schedules.sigma_grid(num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
-    noise = jax.random.normal(stream(key, "start"), (count, sum(sizes[n] for n in wanted)))
-    parts = unpack(samplers.heun(denoise, grid[0].astype(np.float32) * noise, grid))
-    if "dynamic" in parts and lengths is not None:
-        real = _real_steps(lengths, length)
-        parts["dynamic"] = jnp.where(real[..., None], parts["dynamic"], 0.0)
-    return Factors(static=parts.get("static", static), dynamic=parts.get("dynamic", dynamic))
+    dims = spec.static_dim, spec.dynamic_dim
+    x = samplers.integrate(how.solver, denoise, start, grid)
+    return Factors(**dict(zip(("static", "dynamic"), unpack(x, *dims), strict=True)))

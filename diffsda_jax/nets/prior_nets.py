@@ -1,4 +1,4 @@
-"""Networks of the prior over the factors: a transformer over tokens, and the released flat MLP."""
+"""The network of the joint prior: a transformer over one static and V dynamic tokens."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from diffsda_jax.diffusion import edm
 from diffsda_jax.nets.layers import (
     NORM_EPSILON,
     Dropout,
@@ -13,11 +14,59 @@ from diffsda_jax.nets.layers import (
     dense,
     scale_shift,
 )
+from diffsda_jax.prior_spec import PriorSpec
 
 NOISE_EMBEDDING = 128  # width of the embedding of one noise level
 FOURIER_FEATURES = 32
 SCALES = 2.0 ** np.arange(8)  # decay lengths of what is known about places, in steps
 MLP_FACTOR = 4  # hidden width of a block for each unit of width
+
+
+class JointPrior(nn.Module):
+    """The transformer in EDM form, with a noise level for s and one for d.
+
+    Attributes:
+      spec: the description.
+    """
+
+    spec: PriorSpec
+
+    @nn.compact
+    def __call__(
+        self,
+        static: Float[Array, "B S"],
+        dynamic: Float[Array, "B V D"],
+        sigma_static: Float[Array, "B"],
+        sigma_dynamic: Float[Array, "B"],
+        length: Int[Array, "B"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B S"], Float[Array, "B V D"]]:
+        """Denoised s and d^{1:V}; what is given without noise has the level ``sigma_min``."""
+        spec = self.spec
+        of_static = edm.preconditioning(sigma_static, spec.sigma_data)
+        of_dynamic = edm.preconditioning(sigma_dynamic, spec.sigma_data)
+        net = FactorTransformer(
+            spec.static_dim,
+            spec.dynamic_dim,
+            spec.width,
+            spec.num_layers,
+            spec.num_heads,
+            spec.dropout,
+            name="transformer",
+        )
+        outputs = net(
+            edm.expand(of_static.c_in, 2) * static,
+            edm.expand(of_dynamic.c_in, 3) * dynamic,
+            of_static.c_noise,
+            of_dynamic.c_noise,
+            length,
+            train,
+        )
+        parts = zip((of_static, of_dynamic), (static, dynamic), outputs, strict=True)
+        return tuple(
+            edm.expand(c.c_skip, x.ndim) * x + edm.expand(c.c_out, x.ndim) * out
+            for c, x, out in parts
+        )
 
 
 class FactorTransformer(nn.Module):
