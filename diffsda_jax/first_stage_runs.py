@@ -20,7 +20,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from diffsda_jax import experiment as experiments
-from diffsda_jax import runs
+from diffsda_jax import workdirs
 from diffsda_jax.data.plug_ins import import_callable
 from diffsda_jax.data.sources import Source
 from diffsda_jax.evals import metrics as measure
@@ -66,20 +66,21 @@ def run_first_stage(
     check_frames(experiment)
     losses = make_loss(experiment)
 
-    def prepare(place: Path, mesh: Mesh, fresh: bool) -> runs.Training:
+    def prepare(place: Path, mesh: Mesh, fresh: bool) -> workdirs.Training:
         # Its own checkpoint tells a run what it trains: that it started from may be gone.
         start = starting_point(experiment, config.first_stage.checkpoint if fresh else place)
         step_fn, state = make_training(experiment, start, *losses, mesh)
-        return runs.Training(
+        return workdirs.Training(
             step_fn=step_fn,
             state=state,
+            iterator=experiments.make_iterator(experiment, config.seed),
             meta=make_meta(experiment, start.spec),
             summary=describe(experiment, start.spec, mesh),
             make_evaluator=functools.partial(make_evaluator, experiment, start.spec, place),
         )
 
     with _advice_for_this_mode():
-        return runs.train_in(workdir, experiment, prepare)
+        return workdirs.train_in(workdir, workdirs.purpose_of(experiment), prepare)
 
 
 @contextlib.contextmanager

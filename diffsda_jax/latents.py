@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from diffsda_jax import config as configuration
-from diffsda_jax import runs, sharding
+from diffsda_jax import sharding, workdirs
 from diffsda_jax.data.records import ClipEntry, LatentIndex, LatentWriter
 from diffsda_jax.data.sources import SOURCES, BrokenItemError, Source
 from diffsda_jax.data.sources.base import hash_of
@@ -42,7 +42,7 @@ _NAMED_SKIPS = 10
 # Of a source: where things are, what may be broken, and how windows are cut out of whole clips and
 # augmented. Another start may set them anew.
 _FREE_OPTIONS = (
-    *runs.FREE_OPTIONS["source.options"],
+    *workdirs.FREE_OPTIONS["source.options"],
     *("meta", "info", "max_skipped_share"),
     *("length", "stride", "test_stride", "repeats", "flip", "color_jitter"),
 )
@@ -89,8 +89,8 @@ def run_latents(config: ConfigDict, workdir: str | os.PathLike) -> LatentsResult
     sources = configuration.make_sources(config)
     _check_frames(first_stage, sources["train"])
     facts = _facts(config, first_stage, sources)
-    workdir = runs.open_workdir(workdir)
-    folder = runs.open_workdir(config.latents.folder or workdir / FOLDER)
+    workdir = workdirs.open_workdir(workdir)
+    folder = workdirs.open_workdir(config.latents.folder or workdir / FOLDER)
     encoder = FrameEncoder(
         first_stage,
         sharding.make_mesh(),

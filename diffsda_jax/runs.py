@@ -1,21 +1,16 @@
 """What the command line starts: training in a workdir, evaluation, and a tiny trial of both."""
 
-import contextlib
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
-from diffsda_jax import sharding
 from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
 from diffsda_jax.data.sources.pairs import read_pairs
 from diffsda_jax.data.synthetic import Synthetic
@@ -27,101 +22,11 @@ from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
 from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.train import checkpoint, loop
-from diffsda_jax.train.lock import WorkdirLock
 from diffsda_jax.train.state import WEIGHTS, TrainState
-from diffsda_jax.train.step import StepFn
 from diffsda_jax.train.writers import MetricWriter
+from diffsda_jax.workdirs import Training, check_workdir, open_workdir, purpose_of, train_in
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "config.json"
-# What may change between two starts in one workdir: how long, how often, where, what is measured.
-FREE_OPTIONS = {
-    "eval": None,  # all of it
-    "first_stage": None,
-    "latents": None,
-    "train": (
-        "num_steps",
-        "log_every_steps",
-        "checkpoint_every_steps",
-        "eval_every_steps",
-        "keep_checkpoints",
-        "init_from",
-    ),
-    "data": ("num_threads", "prefetch_batches", "cache_dir"),
-    "source.options": ("root", "path", "cache_dir", "data_dir"),
-}
-
-
-def check_workdir(workdir: Path, experiment: Experiment) -> None:
-    """Refuses a workdir that belongs to another run; a new one is fine.
-
-    Raises:
-      ValueError: names the first option that differs, and the way out.
-    """
-    file = workdir / CONFIG_FILE
-    if not file.exists():
-        return
-    try:
-        known = json.loads(file.read_text())
-        old, fingerprint = configuration.with_defaults(known["config"]), known["data"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} was not written by this program or is damaged; use another --workdir, or "
-            "remove it if the checkpoints beside it are of this config."
-        ) from error
-    record = _record(experiment)
-    changed = configuration.differences(old, record["config"])
-    found = [change for change in changed if not _is_free(change)]
-    if not found and fingerprint != record["data"]:
-        found = [f"the data ({experiment.sources['train'].describe()}) changed"]
-    if found:
-        raise ValueError(
-            f"workdir {workdir} belongs to another run: {found[0]}. Use a new --workdir, or set "
-            "the option back; train.init_from starts a new run from this one's weights."
-        )
-    for change in changed:
-        logger.info("changed since the last start: %s", change)
-    if any("config.train.num_steps " in change for change in changed):
-        logger.warning("the learning-rate schedule now has another length than at the start")
-
-
-def _is_free(change: str) -> bool:
-    """Whether a line of ``differences`` is about an option that may change."""
-    path = change.split(" ")[0].removeprefix("config.")
-    return any(
-        path.startswith(f"{section}.")
-        and (options is None or path.removeprefix(f"{section}.") in options)
-        for section, options in FREE_OPTIONS.items()
-    )
-
-
-def _record(experiment: Experiment) -> dict[str, Any]:
-    """What ``config.json`` holds: the config and a fingerprint of the data."""
-    meta = experiment.meta()
-    return {"config": meta["config"], "data": meta["source"]["fingerprint"]}
-
-
-def write_config(workdir: Path, experiment: Experiment) -> None:
-    """Writes ``config.json`` in one piece."""
-    scratch = workdir / f"{CONFIG_FILE}.tmp"
-    scratch.write_text(json.dumps(_record(experiment), indent=2, sort_keys=True) + "\n")
-    scratch.replace(workdir / CONFIG_FILE)
-
-
-def open_workdir(workdir: str | Path) -> Path:
-    """The workdir as a path, made if missing.
-
-    Raises:
-      ValueError: a bucket, or a file.
-    """
-    if "://" in str(workdir):
-        raise ValueError(f"workdir {workdir} is a bucket; only local folders are supported so far.")
-    path = Path(workdir).expanduser()
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"workdir {path} is a file; give a folder, which is made if missing.")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def run_train(
@@ -149,86 +54,14 @@ def run_train(
         return Training(
             step_fn=step_fn,
             state=experiments.initial_state(experiment, transformation, mesh, use_init_from=fresh),
+            iterator=experiments.make_iterator(experiment, config.seed),
             meta=experiment.meta(),
             summary=experiments.describe(experiment, mesh),
             make_evaluator=functools.partial(make_evaluator, runner, place),
             parameters=experiments.parameter_table(experiment),
         )
 
-    return train_in(workdir, experiment, prepare)
-
-
-class Training(NamedTuple):
-    """What is trained in a workdir.
-
-    Attributes:
-      step_fn: one step.
-      state: to start from, if the workdir has no checkpoint.
-      meta: what checkpoints say of it.
-      summary: a few lines for the log.
-      make_evaluator: from the writer of metrics to what is called with step and state.
-      parameters: table for ``parameters.txt``; empty writes none.
-    """
-
-    step_fn: StepFn
-    state: TrainState
-    meta: dict[str, Any]
-    summary: str
-    make_evaluator: Callable[[MetricWriter], Callable[[int, TrainState], None]]
-    parameters: str = ""
-
-
-def train_in(
-    workdir: str | Path, experiment: Experiment, prepare: Callable[[Path, Mesh, bool], Training]
-) -> loop.TrainResult:
-    """Trains in a workdir, or goes on where its last checkpoint is.
-
-    Args:
-      workdir: made if missing, and locked.
-      experiment: whose data are read; only the workdir of the same one is gone on with.
-      prepare: makes what is trained, for a folder, a mesh, and whether this is the first start.
-
-    Returns:
-      How it ended.
-    """
-    config, mesh = experiment.config, sharding.make_mesh()
-    sharding.check_batch_size(config.train.batch_size, mesh)
-    workdir = open_workdir(workdir)
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(WorkdirLock(workdir))
-        check_workdir(workdir, experiment)
-        folder = workdir / checkpoint.FOLDER
-        checkpointer = checkpoint.Checkpointer(folder, keep=config.train.keep_checkpoints)
-        stack.enter_context(contextlib.closing(checkpointer))
-        training = prepare(workdir, mesh, checkpointer.latest_step() is None)
-        iterator = experiments.make_iterator(experiment, config.seed)
-        state, meta = loop.resume(checkpointer, training.state, iterator)
-        writer = stack.enter_context(contextlib.closing(MetricWriter(workdir / "logs")))
-        if jax.process_index() == 0:
-            write_config(workdir, experiment)
-            if training.parameters:
-                (workdir / "parameters.txt").write_text(training.parameters + "\n")
-        if meta is None:
-            writer.write_hparams(configuration.to_json(config))
-        logger.info("%s", training.summary)
-        evaluator = training.make_evaluator(writer)
-        if int(state.step) >= config.train.num_steps:
-            evaluator(int(state.step), state)  # finished before; the loop has nothing to do
-        return loop.train(
-            state=state,
-            step_fn=training.step_fn,
-            data_iterator=iterator,
-            mesh=mesh,
-            root_key=jax.random.key(config.seed),
-            total_steps=config.train.num_steps,
-            checkpointer=checkpointer,
-            writer=writer,
-            meta=training.meta,
-            log_every_steps=config.train.log_every_steps,
-            checkpoint_every_steps=config.train.checkpoint_every_steps,
-            evaluators=[(config.train.eval_every_steps or config.train.num_steps, evaluator)],
-        )
+    return train_in(workdir, purpose_of(experiment), prepare)
 
 
 def make_evaluator(

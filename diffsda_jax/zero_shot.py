@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
-from diffsda_jax import runs
+from diffsda_jax import runs, workdirs
 from diffsda_jax.data.sources import Source
 from diffsda_jax.eval_setup import load_first_stage
 from diffsda_jax.evals import evaluate as evaluation
@@ -115,7 +115,7 @@ def run_zero_shot(
     experiment = experiments.build(config, sources, model.normalizer)
     _check_fits(experiment, model)
     experiment = dataclasses.replace(experiment, spec=model.spec)
-    workdir = runs.open_workdir(workdir)
+    workdir = workdirs.open_workdir(workdir)
     step_number = int(model.meta.get("step", 0))
     with WorkdirLock(workdir):
         runner = runs.EvalRunner(experiment, first_stage)

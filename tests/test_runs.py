@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffsda_jax import DiffSDA, runs
+from diffsda_jax import DiffSDA, runs, workdirs
 from diffsda_jax import config as configuration
 from diffsda_jax.train import checkpoint
 
@@ -87,10 +87,10 @@ def test_a_workdir_from_before_an_option_came_goes_on(finished, tmp_path):
     del known["config"]["model"]["center_dynamic"], known["config"]["model"]["precision"]
     (tmp_path / "config.json").write_text(json.dumps(known))
     config = tiny()
-    runs.check_workdir(tmp_path, runs.experiments.build(config))
+    workdirs.check_workdir(tmp_path, runs.experiments.build(config))
     config.model.center_dynamic = True
     with pytest.raises(ValueError, match="config.model.center_dynamic was False and is now True"):
-        runs.check_workdir(tmp_path, runs.experiments.build(config))
+        workdirs.check_workdir(tmp_path, runs.experiments.build(config))
 
 
 def test_what_is_measured_may_change_within_a_workdir(finished, caplog):
@@ -98,7 +98,7 @@ def test_what_is_measured_may_change_within_a_workdir(finished, caplog):
     config = tiny()
     config.eval.num_swaps, config.data.num_threads = 4, 1
     with caplog.at_level(logging.INFO, logger="diffsda_jax"):
-        runs.check_workdir(workdir, runs.experiments.build(config))
+        workdirs.check_workdir(workdir, runs.experiments.build(config))
     assert "config.eval.num_swaps was 8 and is now 4" in caplog.text
     assert "config.data.num_threads was 2 and is now 1" in caplog.text
 
@@ -121,14 +121,14 @@ def test_a_start_that_fails_leaves_the_workdir_free(tmp_path):
 def test_a_foreign_config_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="config.json was not written by this program"):
-        runs.check_workdir(tmp_path, runs.experiments.build(tiny()))
+        workdirs.check_workdir(tmp_path, runs.experiments.build(tiny()))
 
 
 def test_init_from_starts_with_the_weights_of_a_checkpoint(finished, tmp_path):
     workdir, result = finished
     config = tiny(init_from=str(workdir))
     experiment = runs.experiments.build(config)
-    mesh = runs.sharding.make_mesh()
+    mesh = workdirs.sharding.make_mesh()
     transformation, _, _ = runs.experiments.make_training(experiment, mesh)
     state = runs.experiments.initial_state(experiment, transformation, mesh)
     assert int(state.step) == 0

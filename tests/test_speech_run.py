@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from diffsda_jax import config as configuration
-from diffsda_jax import eval_setup, runs
+from diffsda_jax import eval_setup, runs, workdirs
 from diffsda_jax import experiment as experiments
 from diffsda_jax.convert.hifigan import layers
 from diffsda_jax.nets.hifigan import HifiganSpec
@@ -141,7 +141,7 @@ def test_the_second_start_reads_the_statistics(finished, config, caplog):
         "source_rate_hz": RATE,
         "num_samples": 12_800,
     }
-    runs.check_workdir(finished[0], experiment)
+    workdirs.check_workdir(finished[0], experiment)
 
 
 def vocoder_file(path, num_mels):

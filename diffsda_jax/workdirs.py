@@ -1,0 +1,227 @@
+"""The folder of a run: whose it is, and training in it, whatever is trained."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffsda_jax import config as configuration
+from diffsda_jax import sharding
+from diffsda_jax.experiment import Experiment
+from diffsda_jax.train import checkpoint, loop
+from diffsda_jax.train.lock import WorkdirLock
+from diffsda_jax.train.state import TrainState
+from diffsda_jax.train.step import StepFn
+from diffsda_jax.train.writers import MetricWriter
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.json"
+FreeOptions = Mapping[str, Sequence[str] | None]
+# What may change between two starts in one workdir: how long, how often, where, what is measured.
+FREE_OPTIONS: FreeOptions = {
+    "eval": None,  # all of it
+    "first_stage": None,
+    "latents": None,
+    "explore": None,
+    "train": (
+        "num_steps",
+        "log_every_steps",
+        "checkpoint_every_steps",
+        "eval_every_steps",
+        "keep_checkpoints",
+        "init_from",
+    ),
+    "data": ("num_threads", "prefetch_batches", "cache_dir"),
+    "source.options": ("root", "path", "cache_dir", "data_dir"),
+}
+
+
+class Purpose(NamedTuple):
+    """What a workdir is used for; only a start with the same purpose goes on in it.
+
+    Attributes:
+      config: the config as JSON values.
+      data: fingerprint of what is learnt from.
+      train: how long, how often: options as in the config's section ``train``.
+      seed: of the training's random choices.
+      section: of the config that ``train`` comes from, for messages.
+      free: options that may change from start to start.
+      data_changed: what to say where ``data`` differs.
+      way_out: how to go on where the purpose differs.
+    """
+
+    config: dict[str, Any]
+    data: str
+    train: ConfigDict
+    seed: int
+    section: str = "train"
+    free: FreeOptions = FREE_OPTIONS
+    data_changed: str = "the data changed"
+    way_out: str = (
+        "Use a new --workdir, or set the option back; train.init_from starts a new run from this "
+        "one's weights."
+    )
+
+
+def purpose_of(experiment: Experiment) -> Purpose:
+    """Training a model on the data of an experiment."""
+    meta = experiment.meta()
+    return Purpose(
+        config=meta["config"],
+        data=meta["source"]["fingerprint"],
+        train=experiment.config.train,
+        seed=experiment.config.seed,
+        data_changed=f"the data ({experiment.sources['train'].describe()}) changed",
+    )
+
+
+def check_workdir(workdir: Path, experiment: Experiment) -> None:
+    """Refuses a workdir that belongs to another run than training this; a new one is fine.
+
+    Raises:
+      ValueError: names the first option that differs, and the way out.
+    """
+    check_purpose(workdir, purpose_of(experiment))
+
+
+def check_purpose(workdir: Path, purpose: Purpose) -> None:
+    """Refuses a workdir that is used for something else; a new one is fine.
+
+    Raises:
+      ValueError: names the first option that differs, and the way out.
+    """
+    file = workdir / CONFIG_FILE
+    if not file.exists():
+        return
+    try:
+        known = json.loads(file.read_text())
+        old, fingerprint = configuration.with_defaults(known["config"]), known["data"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} was not written by this program or is damaged; use another --workdir, or "
+            "remove it if the checkpoints beside it are of this config."
+        ) from error
+    changed = configuration.differences(old, purpose.config)
+    found = [change for change in changed if not _is_free(change, purpose.free)]
+    if not found and fingerprint != purpose.data:
+        found = [purpose.data_changed]
+    if found:
+        raise ValueError(f"workdir {workdir} belongs to another run: {found[0]}. {purpose.way_out}")
+    for change in changed:
+        logger.info("changed since the last start: %s", change)
+    if any(f"config.{purpose.section}.num_steps " in change for change in changed):
+        logger.warning("the learning-rate schedule now has another length than at the start")
+
+
+def _is_free(change: str, free: FreeOptions) -> bool:
+    """Whether a line of ``differences`` is about an option that may change."""
+    path = change.split(" ")[0].removeprefix("config.")
+    return any(
+        path.startswith(f"{section}.")
+        and (options is None or path.removeprefix(f"{section}.") in options)
+        for section, options in free.items()
+    )
+
+
+def _write_config(workdir: Path, purpose: Purpose) -> None:
+    """Writes ``config.json`` in one piece."""
+    scratch = workdir / f"{CONFIG_FILE}.tmp"
+    record = {"config": purpose.config, "data": purpose.data}
+    scratch.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    scratch.replace(workdir / CONFIG_FILE)
+
+
+def open_workdir(workdir: str | Path) -> Path:
+    """The workdir as a path, made if missing.
+
+    Raises:
+      ValueError: a bucket, or a file.
+    """
+    if "://" in str(workdir):
+        raise ValueError(f"workdir {workdir} is a bucket; only local folders are supported so far.")
+    path = Path(workdir).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"workdir {path} is a file; give a folder, which is made if missing.")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+class Training(NamedTuple):
+    """What is trained in a workdir.
+
+    Attributes:
+      step_fn: one step.
+      state: to start from, if the workdir has no checkpoint.
+      iterator: endless batches.
+      meta: what checkpoints say of it.
+      summary: a few lines for the log.
+      make_evaluator: from the writer of metrics to what is called with step and state.
+      parameters: table for ``parameters.txt``; empty writes none.
+    """
+
+    step_fn: StepFn
+    state: TrainState
+    iterator: loop.DataIterator
+    meta: dict[str, Any]
+    summary: str
+    make_evaluator: Callable[[MetricWriter], Callable[[int, TrainState], None]]
+    parameters: str = ""
+
+
+def train_in(
+    workdir: str | Path, purpose: Purpose, prepare: Callable[[Path, Mesh, bool], Training]
+) -> loop.TrainResult:
+    """Trains in a workdir, or goes on where its last checkpoint is.
+
+    Args:
+      workdir: made if missing, and locked.
+      purpose: of this start; only the workdir of the same one is gone on with.
+      prepare: makes what is trained, for a folder, a mesh, and whether this is the first start.
+
+    Returns:
+      How it ended.
+    """
+    train, mesh = purpose.train, sharding.make_mesh()
+    sharding.check_batch_size(train.batch_size, mesh)
+    workdir = open_workdir(workdir)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(WorkdirLock(workdir))
+        check_purpose(workdir, purpose)
+        folder = workdir / checkpoint.FOLDER
+        checkpointer = checkpoint.Checkpointer(folder, keep=train.keep_checkpoints)
+        stack.enter_context(contextlib.closing(checkpointer))
+        training = prepare(workdir, mesh, checkpointer.latest_step() is None)
+        state, meta = loop.resume(checkpointer, training.state, training.iterator)
+        writer = stack.enter_context(contextlib.closing(MetricWriter(workdir / "logs")))
+        if jax.process_index() == 0:
+            _write_config(workdir, purpose)
+            if training.parameters:
+                (workdir / "parameters.txt").write_text(training.parameters + "\n")
+        if meta is None:
+            writer.write_hparams(purpose.config)
+        logger.info("%s", training.summary)
+        evaluator = training.make_evaluator(writer)
+        if int(state.step) >= train.num_steps:
+            evaluator(int(state.step), state)  # finished before; the loop has nothing to do
+        return loop.train(
+            state=state,
+            step_fn=training.step_fn,
+            data_iterator=training.iterator,
+            mesh=mesh,
+            root_key=jax.random.key(purpose.seed),
+            total_steps=train.num_steps,
+            checkpointer=checkpointer,
+            writer=writer,
+            meta=training.meta,
+            log_every_steps=train.log_every_steps,
+            checkpoint_every_steps=train.checkpoint_every_steps,
+            evaluators=[(train.eval_every_steps or train.num_steps, evaluator)],
+        )
