@@ -1,0 +1,153 @@
+"""Seconds of sampling clips with the denoiser of a video config, beside the same in PyTorch.
+
+Both sides draw the same number of clips from noise, given factors, with random weights: Heun's
+method with 63 evaluations on either side, and on ours also solvers that need fewer. They run in
+processes of their own that take turns on this machine; each waits while the other works.
+
+    python benchmarks/sampling.py --torch-python=PATH --config=configs/digits.py --clips=64 \
+        --length=16 --fast=dpmpp_2m:12
+
+PATH is a Python that has PyTorch, this one if left out. `--fast` takes solver:steps, several by
+commas, such as the one that `--mode=sampling` chose.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from air_quality_step import PAUSE_SECONDS, Worker
+
+HERE = Path(__file__).parent
+THEIRS = ("eager", "eager, channels last")
+
+
+def work(sizes: dict[str, Any]) -> None:
+    """The worker of our side: `DiffSDA.sample` from given noise."""
+    import jax
+    import numpy as np
+
+    from diffsda_jax import DiffSDA, Factors
+    from diffsda_jax.model import ModelSpec, variable_shapes
+
+    spec = ModelSpec.from_dict(sizes["spec"])
+    generator = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape, np.float32)
+
+    weights = jax.tree.map(lambda leaf: 0.05 * draw(*leaf.shape), variable_shapes(spec))
+    model = DiffSDA(spec, jax.device_put(weights))
+    clips, length = sizes["clips"], sizes["length"]
+    factors = Factors(draw(clips, spec.static_dim), draw(clips, length, spec.dynamic_dim))
+    start = draw(clips, length, *spec.shape)
+    count = sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"]["denoiser"]))
+    about = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
+    print(json.dumps({"parameters": count, "about": about}), flush=True)
+    for line in sys.stdin:
+        request, seconds = json.loads(line), []
+        solver, num_steps = request["form"].split(":")
+        for _ in range(request["steps"]):
+            began = time.perf_counter()
+            x = model.sample(factors, start=start, solver=solver, num_steps=int(num_steps))
+            x.block_until_ready()
+            seconds.append(time.perf_counter() - began)
+        print(json.dumps({"seconds": seconds}), flush=True)
+
+
+def measure(sides: list[tuple[str, str, Worker]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of one sampling of every side in every round, after one that compiles."""
+    results: dict[str, list[float]] = {name: [] for name, _, _ in sides}
+    for number in range(rounds + 1):
+        for name, form, worker in sides:
+            time.sleep(PAUSE_SECONDS)
+            seconds = worker.step(form, 1)["seconds"][0]
+            if number:
+                results[name].append(seconds)
+    return results
+
+
+def report(results: dict[str, list[float]], evaluations: dict[str, int]) -> None:
+    """Prints the table; ratios are medians over rounds, with the smallest and the largest."""
+    print("| | evaluations | s | " + " | ".join(f"{name} / this" for name in THEIRS) + " |")
+    print("|---" * (3 + len(THEIRS)) + "|")
+    for name, seconds in results.items():
+        cells = [name, str(evaluations[name]), f"{statistics.median(seconds):.2f}"]
+        for theirs in THEIRS:
+            pairs = zip(results[f"torch, {theirs}"], seconds, strict=True)
+            ratios = [other / own for other, own in pairs]
+            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+            cells.append(f"{statistics.median(ratios):.2f} {spread}")
+        print("| " + " | ".join(cells) + " |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch-python", default=sys.executable, help="a Python with PyTorch")
+    parser.add_argument("--config", default=str(HERE.parent / "configs" / "digits.py"))
+    parser.add_argument("--shape", default="16,16,1", help="height, width, channels of a frame")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--length", type=int, default=16, help="frames of a clip")
+    parser.add_argument("--steps", type=int, default=32, help="of Heun; 32 are 63 evaluations")
+    parser.add_argument("--fast", default="dpmpp_2m:12", help="solver:steps, several by commas")
+    parser.add_argument("--precision", default="", help="of our side: float32 or bfloat16")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not Path(arguments.torch_python).is_file():
+        sys.exit(f"sampling: --torch-python={arguments.torch_python} is no file.")
+    return arguments
+
+
+def main() -> None:
+    """Starts both sides, lets them take turns and prints what they took."""
+    arguments = parse_arguments()
+    if arguments.worker is not None:
+        return work(arguments.worker)
+    from diffsda_jax import config as configuration
+    from diffsda_jax.diffusion.samplers import SamplerSpec
+    from diffsda_jax.diffusion.schedules import sigma_grid
+    from diffsda_jax.experiment import model_spec
+
+    os.environ["JAX_PLATFORMS"] = arguments.device
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # both sides share one GPU
+    config = configuration.load_config(arguments.config)
+    spec = model_spec(config, "video", tuple(map(int, arguments.shape.split(","))))
+    grid = sigma_grid(arguments.steps, spec.sigma_min, spec.sigma_max, spec.rho).tolist()
+    values = spec.to_dict()
+    values["precision"] = arguments.precision or values["precision"]
+    sizes = {"spec": values, "clips": arguments.clips, "length": arguments.length, "grid": grid}
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    twin = [arguments.torch_python, str(HERE / "torch_unet.py"), f"--sizes={json.dumps(sizes)}"]
+    theirs = Worker([*twin, f"--device={arguments.device}", f"--threads={threads}"])
+    ours = Worker([sys.executable, __file__, f"--worker={json.dumps(sizes)}"])
+    if ours.about["parameters"] != theirs.about["parameters"]:
+        print("The two denoisers are not the same: their numbers of parameters differ.")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    forms = [f"heun:{arguments.steps}", *arguments.fast.split(",")]
+    sides = [(f"torch, {form}", form, theirs) for form in THEIRS]
+    sides += [(f"jax, {form}", form, ours) for form in forms]
+    evaluations = {name: 2 * arguments.steps - 1 for name, _, _ in sides[: len(THEIRS)]}
+    for form in forms:
+        solver, num_steps = form.split(":")
+        evaluations[f"jax, {form}"] = SamplerSpec(solver, int(num_steps)).evaluations
+    report(measure(sides, arguments.rounds), evaluations)
+    print(
+        f"Machine: {threads} CPUs ({platform.machine()}), load {load:.1f} before; "
+        f"{ours.about['about']}; {theirs.about['about']}; device {arguments.device}; "
+        f"{arguments.rounds} rounds; {ours.about['parameters']:,} parameters of the denoiser; "
+        f"{arguments.clips} clips of {arguments.length} frames {arguments.shape}."
+    )
+    for worker in (ours, theirs):
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The denoiser of video and its sampler in PyTorch, to be timed against.
+
+`sampling.py` starts this file in an environment with PyTorch, which the package itself does not
+need. The process says what it is in one line of JSON, then answers each line
+`{"form": ..., "steps": ...}` with the seconds of so many samplings of the same clips by Heun's
+method, and its peak memory. Forms: `eager` (contiguous NCHW, as PyTorch code is usually run) and
+`eager, channels last`.
+
+References:
+  DiffSDA (arXiv 2510.05717), sections 3, 4 and appendix (video); Karras et al. 2022, algorithm 1.
+"""
+
+import argparse
+import json
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ImportError:
+    sys.exit(
+        f"torch_unet: PyTorch is not installed for {sys.executable}; install it there (pip "
+        "install torch), or give --torch-python=PATH of a Python that has it."
+    )
+
+BLOCKS_DOWN, TEMPLATE_WIDTH, EMBEDDING_FACTOR, FOURIER_SCALE = 2, 256, 4, 16.0
+FORMS = ("eager", "eager, channels last")
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm in 32 groups, fewer where 32 does not divide."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over the pixels of a frame, with a residual connection."""
+
+    def __init__(self, channels: int):
+        """Makes the layers."""
+        super().__init__()
+        self.norm = norm(channels)
+        self.parts, self.out = (
+            nn.Conv2d(channels, 3 * channels, 1),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C, H, W]` to the same shape."""
+        query, key, value = self.parts(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)
+        read = functional.scaled_dot_product_attention(query, key, value)
+        return x + self.out(read.transpose(1, 2).reshape(x.shape))
+
+
+class ResBlock(nn.Module):
+    """Three convolutions, modulated twice by noise and factors, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, attention: bool):
+        """Makes the layers."""
+        super().__init__()
+        self.norms = nn.ModuleList(norm(size) for size in (inputs, outputs, outputs))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(size, outputs, 3, padding=1) for size in (inputs, outputs, outputs)
+        )
+        self.modulate = nn.ModuleList(nn.Linear(embedding, 2 * outputs) for _ in range(2))
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+        self.attention = Attention(outputs) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
+        """`[N, I, H, W]` and two `[N, E]` to `[N, O, H, W]`."""
+        h = self.norms[1](self.convs[0](functional.silu(self.norms[0](x))))
+        for layer, embedding in zip(self.modulate, embeddings, strict=True):
+            scale, shift = layer(functional.silu(embedding))[:, :, None, None].chunk(2, 1)
+            h = h * (1 + scale) + shift
+        h = self.convs[1](functional.silu(h))
+        h = self.convs[2](functional.silu(self.norms[2](h)))
+        return self.attention(self.shortcut(x) + h)
+
+
+class Denoiser(nn.Module):
+    """F of one frame at a time, given its noise level and its factors."""
+
+    def __init__(self, spec: dict[str, Any]):
+        """Makes the layers of a `ModelSpec`."""
+        super().__init__()
+        base, self.embedding = spec["channels"], EMBEDDING_FACTOR * spec["channels"]
+        height, width, channels = spec["shape"]
+        self.register_buffer("frequencies", FOURIER_SCALE * torch.randn(base // 2))
+        self.noise = nn.Sequential(
+            nn.Linear(base, self.embedding), nn.SiLU(), nn.Linear(self.embedding, self.embedding)
+        )
+        num_factors = spec["dynamic_dim"] + spec["static_dim"]
+        self.factors = nn.Linear(num_factors, self.embedding)
+        self.template_shape = (spec["template_channels"], height, width)
+        if spec["template_channels"]:
+            self.template = nn.Sequential(
+                *(nn.Linear(num_factors, TEMPLATE_WIDTH), nn.SiLU()),
+                *(nn.Linear(TEMPLATE_WIDTH, TEMPLATE_WIDTH), nn.SiLU()),
+                nn.Linear(TEMPLATE_WIDTH, math.prod(self.template_shape)),
+            )
+        self._make_unet(spec, channels)
+
+    def _make_unet(self, spec: dict[str, Any], channels: int) -> None:
+        """The layers on the way down, in the middle and on the way up."""
+        widths = [spec["channels"] * mult for mult in spec["channel_mults"]]
+        attended = spec["attention_levels"]
+        self.head = nn.Conv2d(channels + spec["template_channels"], spec["channels"], 3, padding=1)
+        skips, width = [spec["channels"]], spec["channels"]
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for level, outputs in enumerate(widths):
+            for _ in range(BLOCKS_DOWN):
+                self.down.append(ResBlock(width, outputs, self.embedding, level in attended))
+                width = outputs
+                skips.append(width)
+            if level < len(widths) - 1:
+                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+        self.middle = nn.ModuleList(
+            ResBlock(width, width, self.embedding, attention) for attention in (True, False)
+        )
+        for level, outputs in reversed(list(enumerate(widths))):
+            for _ in range(BLOCKS_DOWN + 1):
+                block = ResBlock(width + skips.pop(), outputs, self.embedding, level in attended)
+                self.up.append(block)
+                width = outputs
+            if level:
+                halves = [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)]
+                self.up.append(nn.Sequential(*halves))
+        self.tail = nn.Sequential(norm(width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, c_noise: Tensor, factors: Tensor) -> Tensor:
+        """`[N, C, H, W]`, `[N]` and `[N, Z]` to `[N, C, H, W]`."""
+        angles = 2 * math.pi * c_noise[:, None] * self.frequencies
+        noise = functional.silu(self.noise(torch.cat([angles.cos(), angles.sin()], -1)))
+        embeddings = (noise, self.factors(factors))
+        if self.template_shape[0]:
+            x = torch.cat([x, self.template(factors).reshape(-1, *self.template_shape)], 1)
+        h = self.head(x)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, embeddings) if isinstance(layer, ResBlock) else layer(h)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, embeddings)
+        for layer in self.up:
+            if isinstance(layer, ResBlock):
+                h = layer(torch.cat([h, skips.pop()], 1), embeddings)
+            else:
+                h = layer(h)
+        return self.tail(h)
+
+
+@torch.inference_mode()
+def sample(net: Denoiser, start: Tensor, factors: Tensor, grid: list[float], sd: float) -> Tensor:
+    """Heun's method from unit noise `[N, C, H, W]` on falling noise levels; 2 N - 1 evaluations."""
+
+    def slope(x: Tensor, sigma: float) -> Tensor:
+        total = sigma**2 + sd**2
+        c_noise = torch.full((len(x),), math.log(sigma) / 4, device=x.device)
+        net_out = net(x / math.sqrt(total), c_noise, factors)
+        denoised = sd**2 / total * x + sigma * sd / math.sqrt(total) * net_out
+        return (x - denoised) / sigma
+
+    x = start * grid[0]
+    for sigma, following in zip(grid[:-1], grid[1:], strict=True):
+        first = slope(x, sigma)
+        x_next = x + (following - sigma) * first
+        if following > 0:
+            x_next = x + (following - sigma) * (first + slope(x_next, following)) / 2
+        x = x_next
+    return x
+
+
+def main() -> None:
+    """Answers requests until there are no more."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=json.loads, required=True, help="of model and clips")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    sizes, device = arguments.sizes, arguments.device
+    spec = sizes["spec"]
+    net = Denoiser(spec).to(device).eval()
+    frames, (height, width, channels) = sizes["clips"] * sizes["length"], spec["shape"]
+    start = torch.randn(frames, channels, height, width, device=device)
+    factors = torch.randn(frames, spec["dynamic_dim"] + spec["static_dim"], device=device)
+    count = sum(parameter.numel() for parameter in net.parameters())
+    about = f"torch {torch.__version__} with {torch.get_num_threads()} threads"
+    print(json.dumps({"parameters": count, "about": about}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        last = request["form"] == FORMS[1]
+        layout = torch.channels_last if last else torch.contiguous_format
+        net, start = net.to(memory_format=layout), start.to(memory_format=layout)
+        seconds = []
+        for _ in range(request["steps"]):
+            began = time.perf_counter()
+            x = sample(net, start, factors, sizes["grid"], spec["sigma_data"])
+            float(x.sum())  # waits for the device
+            seconds.append(time.perf_counter() - began)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        print(json.dumps({"seconds": seconds, "peak_mib": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
