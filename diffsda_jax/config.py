@@ -122,7 +122,7 @@ def _explore_defaults() -> dict[str, Any]:
         "alpha": 0.0,  # of the last column; 0 = two standard deviations of each component
         "num_traversals": 16,  # clips that are moved to measure what changes
         "num_random": 8,  # directions that are moved for the level of chance
-        "num_refits": 4,  # parts of the codes that components must agree on
+        "num_refits": 4,  # disjoint parts of the codes, whose components are compared
         "other_workdirs": (),  # of models with other seeds, for components to be compared
     }
 
@@ -361,7 +361,7 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 
 def with_defaults(values: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
     """A config as it was written down, with the options that came later at their defaults."""
-    defaults = default_config().to_dict() if defaults is None else defaults
+    defaults = to_json(default_config()) if defaults is None else defaults
     known = {
         key: with_defaults(value, defaults[key])
         if isinstance(value, dict) and isinstance(defaults.get(key), dict)

@@ -9,7 +9,7 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-MODES = ("train", "eval", "zero_shot", "first_stage", "latents", "plan")
+MODES = ("train", "eval", "zero_shot", "first_stage", "latents", "explore", "plan")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override options with --config.section.option=value."
@@ -24,8 +24,9 @@ MODE = flags.DEFINE_enum(
     "train: train or resume, then evaluate; eval: evaluate the newest checkpoint; zero_shot: "
     "evaluate the model of --checkpoint on the data of --config, which it never saw; first_stage: "
     "train or fine-tune a frame autoencoder on the frames of a video source; latents: encode the "
-    "clips of a video source with a frame autoencoder; plan: print config, parameters, FLOPs, "
-    "memory and data, and train nothing.",
+    "clips of a video source with a frame autoencoder; explore: find directions of the factors, "
+    "name them and show what they change; plan: print config, parameters, FLOPs, memory and data, "
+    "and train nothing.",
 )
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "For --mode=zero_shot: workdir or checkpoint of the model."
@@ -80,6 +81,10 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
         from diffsda_jax import latents
 
         latents.run_latents(config, workdir)
+    elif mode == "explore":
+        from diffsda_jax import explore_runs
+
+        explore_runs.run_explore(config, workdir)
     elif mode == "zero_shot":
         from diffsda_jax import zero_shot
 

@@ -99,7 +99,7 @@ def evaluate(
     domain = domain or Domain()
     readers, trial, enrolled = enrol_unseen(train, test, spare=domain.given_pairs is None)
     if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
-        judge = _train_judge(readers, chosen.judge_steps, chosen.seed)
+        judge = make_judge(readers, chosen.judge_steps, chosen.seed)
     context = Context(
         model=model,
         kind=kind,
@@ -128,6 +128,31 @@ def evaluate(
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result
+
+
+def make_judge(train: dict[str, Any], num_steps: int, seed: int) -> Judge | None:
+    """A judge for the labels that vary in the training split, or None.
+
+    Args:
+      train: arrays of real clips, with labels or without.
+      num_steps: optimiser steps.
+      seed: of weights, batches and noise.
+    """
+    labels = {
+        name: train[name]
+        for name in ("static_label", "dynamic_label")
+        if name in train and len(np.unique(train[name])) > 1
+    }
+    if not labels:
+        return None
+    return train_judge(
+        train["x"],
+        **labels,
+        length=train.get("length"),
+        mask=train.get("mask"),
+        num_steps=num_steps,
+        seed=seed,
+    )
 
 
 def _encode_split(model: SequenceModel, data: dict[str, Any], batch_size: int) -> Factors:
@@ -169,25 +194,6 @@ def _add_notes(result: EvalResult, notes: Sequence[str]) -> None:
         if note not in result.notes:
             result.notes.append(note)
             _LOG.warning("evaluation: %s", note)
-
-
-def _train_judge(train: dict[str, Any], num_steps: int, seed: int) -> Judge | None:
-    """A judge for the labels that vary in the training split, or None."""
-    labels = {
-        name: train[name]
-        for name in ("static_label", "dynamic_label")
-        if name in train and len(np.unique(train[name])) > 1
-    }
-    if not labels:
-        return None
-    return train_judge(
-        train["x"],
-        **labels,
-        length=train.get("length"),
-        mask=train.get("mask"),
-        num_steps=num_steps,
-        seed=seed,
-    )
 
 
 def _write(result: EvalResult, frames: list[Picture], directory: Path, context: Context) -> None:

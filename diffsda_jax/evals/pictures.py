@@ -83,30 +83,38 @@ def swap_grid_animation(
 
 
 def strips_image(
-    rows: Sequence[tuple[str, Float[np.ndarray, "columns V H W C"]]], *, num_frames: int = 4
+    rows: Sequence[tuple[str, Float[np.ndarray, "columns V H W C"]]],
+    *,
+    num_frames: int = 4,
+    columns: Sequence[str] = (),
 ) -> Picture:
     """Versions of the same clips below each other, such as original and reconstruction.
 
     Args:
       rows: (title, clips) of each row; all hold the same number of clips.
       num_frames: frames shown of each clip.
+      columns: titles above the clips, or none.
     """
     font = ImageFont.load_default(15)
     chosen = _spread(rows[0][1].shape[1], num_frames)
     cells = [_strip(enlarge(to_uint8(_take(clips, chosen)))) for _, clips in rows]
     height, width = cells[0].shape[1:3]
     left = int(max(font.getlength(title) for title, _ in rows)) + 2 * _GAP_PIXELS
+    first = _MARGIN_PIXELS if columns else _GAP_PIXELS
     canvas = Image.new(
         "RGB",
         (
             left + len(cells[0]) * (width + _GAP_PIXELS),
-            _GAP_PIXELS + len(rows) * (height + _GAP_PIXELS),
+            first + len(rows) * (height + _GAP_PIXELS),
         ),
         _BACKGROUND,
     )
     draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(columns):
+        centre = left + column * (width + _GAP_PIXELS) + width / 2
+        draw.text((centre, first / 2), title, _TEXT, font, anchor="mm")
     for row, ((title, _), strips) in enumerate(zip(rows, cells, strict=True)):
-        top = _GAP_PIXELS + row * (height + _GAP_PIXELS)
+        top = first + row * (height + _GAP_PIXELS)
         draw.text((left - _GAP_PIXELS, top + height / 2), title, _TEXT, font, anchor="rm")
         for column, strip in enumerate(strips):
             canvas.paste(Image.fromarray(strip), (left + column * (width + _GAP_PIXELS), top))

@@ -71,9 +71,36 @@ def swap_series_figure(
             if row == num_rows - 1:
                 axis.set_xlabel("step", fontsize=9)
         if captions is not None:
-            lines = captions[row].splitlines()
-            wrapped = "\n".join(textwrap.fill(line, _CAPTION_WIDTH) for line in lines)
-            axes[row, 0].set_ylabel(wrapped, fontsize=8)
+            _caption(axes[row, 0], captions[row])
+    _explain(figure, axes, image, feature_names)
+    return _render(figure)
+
+
+def traversal_series_figure(
+    rows: Sequence[tuple[str, Float[np.ndarray, "columns V F"]]],
+    columns: Sequence[str],
+    *,
+    feature_names: Sequence[str] | None = None,
+) -> Picture:
+    """A row for each component, a column for each place on it; lines or heat maps.
+
+    Args:
+      rows: (title, series) of each row; all hold as many series as there are columns.
+      columns: titles.
+      feature_names: names of the features.
+    """
+    values = np.concatenate([series.ravel() for _, series in rows])
+    limits = np.percentile(values, [0.5, 99.5] if rows[0][1].shape[2] > MAX_LINES else [0, 100])
+    size = (1.5 * len(columns) + 1.6, 1.3 * len(rows) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
+    image = None
+    for row, (title, series) in enumerate(rows):
+        for column, one in enumerate(series):
+            image = _draw_series(axes[row, column], one, limits, feature_names)
+        _caption(axes[row, 0], title.replace(" (", "\n("))
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=9)
     _explain(figure, axes, image, feature_names)
     return _render(figure)
 
@@ -163,12 +190,18 @@ def _draw_series(
             vmax=reach,
             interpolation="nearest",
         )
-    margin = 0.08 * float(limits[1] - limits[0])
+    margin = 0.08 * float(limits[1] - limits[0]) or 1.0  # of constants, too
     for feature in range(series.shape[1]):
         axis.plot(series[:, feature], lw=1.3, label=_name(feature_names, feature))
     axis.set_ylim(float(limits[0]) - margin, float(limits[1]) + margin)
     _clean(axis)
     return None
+
+
+def _caption(axis, text: str) -> None:
+    """A text of several lines at the left of a panel."""
+    wrapped = "\n".join(textwrap.fill(line, _CAPTION_WIDTH) for line in text.splitlines())
+    axis.set_ylabel(wrapped, fontsize=8)
 
 
 def _explain(figure: Figure, axes, image, feature_names: Sequence[str] | None) -> None:

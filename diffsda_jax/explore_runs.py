@@ -1,0 +1,404 @@
+"""``--mode=explore``: components of the factors, what they mean, and pictures of moving them."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from diffsda_jax import experiment as experiments
+from diffsda_jax import runs
+from diffsda_jax.data.transforms import Normalizer
+from diffsda_jax.evals import evaluate as evaluation
+from diffsda_jax.evals import exploration, report
+from diffsda_jax.evals.choices import check_choice
+from diffsda_jax.evals.component_names import Attribute, find_meaning, make_attributes
+from diffsda_jax.evals.enrolment import enrol_unseen
+from diffsda_jax.evals.exploration import Components
+from diffsda_jax.evals.exploration_report import (
+    FactorReport,
+    Stability,
+    arrays_of,
+    markdown_of,
+    metrics_of,
+)
+from diffsda_jax.evals.interface import Lengths, encode_clips
+from diffsda_jax.evals.pictures import Picture, write_gif
+from diffsda_jax.evals.swap import decode_factors, make_start
+from diffsda_jax.evals.traversal_pictures import draw_series, draw_videos, traverse
+from diffsda_jax.experiment import Experiment
+from diffsda_jax.factors import Factors
+from diffsda_jax.model import variable_shapes
+from diffsda_jax.pipeline import DiffSDA
+from diffsda_jax.train import checkpoint
+from diffsda_jax.workdirs import check_workdir, open_workdir
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "explore"
+PRIOR_FOLDER = "prior"
+CODES_FROM = ("auto", "prior", "data")
+_PRIOR_BATCH = 1024  # sequences sampled at once
+
+
+@dataclasses.dataclass
+class ExploreResult:
+    """What an exploration gives.
+
+    Attributes:
+      reports: of ``static`` and ``dynamic``.
+      metrics: flat.
+      files: what was written, ``metrics.json`` first.
+      notes: where codes came from, and what was skipped and why.
+    """
+
+    reports: dict[str, FactorReport]
+    metrics: dict[str, float]
+    files: list[Path]
+    notes: list[str]
+
+
+def run_explore(config: ConfigDict, workdir: str | Path) -> ExploreResult:
+    """Explores the newest checkpoint of a workdir.
+
+    Args:
+      config: of the run; its section ``explore`` says how.
+      workdir: with a trained or converted checkpoint, and maybe a prior.
+
+    Returns:
+      Components, their meaning and the files, which lie in ``<workdir>/explore/<step>`` (with the
+      decomposition and the level in the name of the folder where they are not the defaults).
+
+    Raises:
+      ValueError, FileNotFoundError: as ``runs.run_eval``; an option that is not allowed.
+    """
+    options = check_options(config)
+    model = DiffSDA.from_checkpoint(workdir, weights=config.eval.weights)
+    experiment = experiments.build(config, normalizer=model.normalizer)
+    checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
+    workdir = open_workdir(workdir)
+    check_workdir(workdir, experiment)
+    explorer = Explorer(experiment, model, workdir)
+    reports = {factor: explorer.report(factor) for factor in exploration.FACTORS}
+    place = f"{int(model.meta.get('step', 0)):08d}"
+    if options.decomposition != "pca":
+        place += f"-{options.decomposition.rpartition(':')[2]}"
+    if options.dynamic_over != "step":
+        place += f"-{options.dynamic_over}"
+    return explorer.write(reports, workdir / FOLDER / place)
+
+
+def check_options(config: ConfigDict) -> ConfigDict:
+    """The section ``explore``, checked before anything is loaded.
+
+    Raises:
+      ValueError: names the option, its value and what is allowed.
+    """
+    options = config.explore
+    check_choice("explore.codes_from", options.codes_from, CODES_FROM)
+    check_choice("explore.dynamic_over", options.dynamic_over, exploration.LEVELS)
+    counts = {"num_codes": 8, "num_components": 1, "num_clips": 1, "num_traversals": 1}
+    for name, least in (counts | {"num_random": 2, "num_refits": 2, "num_alphas": 3}).items():
+        if options[name] < least:
+            raise ValueError(f"config.explore.{name} is {options[name]}; allowed: {least} or more.")
+    if options.num_alphas % 2 == 0:
+        raise ValueError(
+            f"config.explore.num_alphas is {options.num_alphas}; use an odd number, so that the "
+            "middle column is the clip itself."
+        )
+    if options.alpha < 0:
+        raise ValueError(f"config.explore.alpha is {options.alpha}; allowed: 0 (auto) or more.")
+    return options
+
+
+class Explorer:
+    """One model, the data it is explored on, and the clips that are moved."""
+
+    def __init__(self, experiment: Experiment, model: DiffSDA, workdir: Path):
+        """Loads the data and trains the judge, if there are labels.
+
+        Args:
+          experiment: whose data are used.
+          model: to be explored.
+          workdir: its folder, where a prior is looked for.
+        """
+        config = experiment.config
+        self.experiment, self.model, self.options = experiment, model, config.explore
+        self.settings = experiments.eval_settings(config)
+        runner = runs.EvalRunner(experiment)
+        self.train = runner.load("train", config.eval.num_train_clips)
+        self.test = runner.load(config.eval.split, config.eval.num_clips)
+        self.notes: list[str] = []
+        readers, trial, notes = enrol_unseen(self.train, self.test)
+        judge = evaluation.make_judge(readers, self.settings.judge_steps, self.settings.seed)
+        self._note(*(notes if judge is not None else []))
+        self._choose(trial)
+        self.to_frames = self._frame_decoder(runner)
+        self.attributes = self._attributes(judge)
+        self.fitted = self._factors_to_fit(model, workdir)
+        self.test_factors = self._encode(model, self.test)
+
+    def _note(self, *notes: str) -> None:
+        for note in notes:
+            self.notes.append(note)
+            logger.info("exploration: %s", note)
+
+    def _choose(self, trial: np.ndarray) -> None:
+        """Picks the clips that are moved, and the noise that they are decoded from."""
+        label = self.test.get("static_label")
+        rng = np.random.default_rng(self.settings.seed)
+        count = max(self.options.num_traversals, self.options.num_clips)
+        donors = report.choose_donors(
+            len(trial), count, None if label is None else label[trial], rng
+        )
+        index = trial[donors]
+        known = ("x", "length", "mask")
+        self.moved = {key: self.test[key][index] for key in known if key in self.test}
+        self.moved_factors = self._encode(self.model, self.moved)
+        own = (self.moved["x"], self.moved_factors, self.moved.get("length"))
+        self.start = make_start(
+            self.model,
+            self.settings.start,
+            self.moved["x"].shape,
+            target=own,
+            donor=own,
+            num_steps=self.settings.num_steps,
+            seed=self.settings.seed,
+            batch_size=self.settings.batch_size,
+        )
+
+    def _frame_decoder(self, runner: runs.EvalRunner):
+        """What makes frames of decoded clips, or None where there are none."""
+        if self.experiment.element.kind != "video":
+            return None
+        if runner.domain.frame_decoder is not None:
+            return runner.domain.frame_decoder
+        channels = self.experiment.element.shape[-1]
+        if channels in (1, 3):
+            return lambda x: x
+        self._note(
+            f"pictures skipped: {channels} channels are no frames; set first_stage.checkpoint"
+        )
+        return None
+
+    def _attributes(self, judge: evaluation.Judge | None) -> list[Attribute]:
+        source = self.experiment.sources[self.experiment.config.eval.split]
+        element = self.experiment.element
+        names = {"static_label": element.static_names, "dynamic_label": element.dynamic_names}
+        found = make_attributes(
+            self.test,
+            self.moved,
+            judge=judge,
+            to_frames=self.to_frames,
+            names=names | getattr(source, "factor_names", {}),
+            classes=[task.target for task in source.tasks if task.kind != "regression"],
+        )
+        if not found:
+            self._note("components have no names: the test clips have no labels and no positions")
+        return found
+
+    def _encode(self, model: DiffSDA, data: dict[str, np.ndarray]) -> Factors:
+        return encode_clips(
+            model,
+            data["x"],
+            data.get("length"),
+            data.get("mask"),
+            batch_size=self.settings.batch_size,
+        )
+
+    def _factors_to_fit(self, model: DiffSDA, workdir: Path) -> tuple[Factors, Lengths | None]:
+        """Factors that components are fitted to, and lengths: from the prior, or of real clips."""
+        chosen, count = self.options.codes_from, self.options.num_codes
+        if chosen == "prior" or (chosen == "auto" and (workdir / PRIOR_FOLDER).is_dir()):
+            factors = _sample_prior(workdir, count, self.settings.seed)
+            self._note(f"{workdir.name}: codes are of {len(factors)} sequences from the prior")
+            return factors, None
+        index = np.arange(min(count, len(self.train["x"])))
+        clips = {key: self.train[key][index] for key in self.moved}
+        why = "" if chosen == "data" else "; there is no prior, --mode=prior trains one"
+        self._note(f"{workdir.name}: codes are of {len(index)} encoded training clips{why}")
+        return self._encode(model, clips), clips.get("length")
+
+    def fit(
+        self, factor: str, fitted: tuple[Factors, Lengths | None]
+    ) -> tuple[Components, exploration.Codes]:
+        """Components of one factor and the codes that they are fitted to, at most ``num_codes``."""
+        codes = exploration.gather_codes(fitted[0], factor, self.options.dynamic_over, fitted[1])
+        rng = np.random.default_rng(self.settings.seed)
+        chosen = np.sort(rng.permutation(len(codes.values))[: self.options.num_codes])
+        codes = exploration.Codes(
+            codes.values[chosen],
+            codes.sequence[chosen],
+            None if codes.step is None else codes.step[chosen],
+        )
+        components = exploration.fit_components(
+            codes,
+            factor,
+            decomposition=self.options.decomposition,
+            num_components=self.options.num_components,
+            seed=self.settings.seed,
+        )
+        return components, codes
+
+    def decode(self, factors: Sequence[Factors]) -> Float[np.ndarray, "M B V *element"]:
+        """Clips of factors of the moved clips (or the first of them), each from its own noise."""
+        static, dynamic = (
+            np.concatenate([getattr(one, name) for one in factors])
+            for name in ("static", "dynamic")
+        )
+        start = self.start[: len(factors[0])]
+        x = decode_factors(
+            self.model,
+            Factors(static=static, dynamic=dynamic),
+            np.concatenate([start] * len(factors)),
+            num_steps=self.settings.num_steps,
+            batch_size=self.settings.batch_size,
+        )
+        return x.reshape(len(factors), *start.shape)
+
+    def report(self, factor: str) -> FactorReport:
+        """Everything about the components of one factor."""
+        components, codes = self.fit(factor, self.fitted)
+        length = self.test.get("length")
+        level = self.options.dynamic_over
+        test_codes = exploration.gather_codes(self.test_factors, factor, level, length)
+        meaning = find_meaning(
+            components,
+            test_codes,
+            self.attributes,
+            self.moved_factors,
+            self.decode,
+            length=length,
+            moved_length=self.moved.get("length"),
+            num_random=self.options.num_random,
+            seed=self.settings.seed,
+        )
+        found = exploration.stability_over_samples(
+            components,
+            codes,
+            decomposition=self.options.decomposition,
+            num_refits=self.options.num_refits,
+            seed=self.settings.seed,
+        )
+        models = self._over_models(factor, components.coordinates(test_codes.values))
+        return FactorReport(components, meaning, Stability(*found), models)
+
+    def _over_models(self, factor: str, coordinates: Float[np.ndarray, "P K"]) -> Stability | None:
+        """How much of the components other models have, or None if none is named."""
+        found = []
+        for folder in self.options.other_workdirs:
+            other = DiffSDA.from_checkpoint(folder, weights=self.experiment.config.eval.weights)
+            self._check_other(folder, other)
+            components, _ = self.fit(factor, self._factors_to_fit(other, Path(folder).expanduser()))
+            codes = exploration.gather_codes(
+                self._encode(other, self.test),
+                factor,
+                self.options.dynamic_over,
+                self.test.get("length"),
+            )
+            found.append(
+                exploration.stability_over_models(
+                    coordinates, components, codes.values, seed=self.settings.seed
+                )
+            )
+        if not found:
+            return None
+        each, chance = zip(*found, strict=True)
+        return Stability(np.mean(each, axis=0), float(np.mean(chance)))
+
+    def _check_other(self, folder: str, other: DiffSDA) -> None:
+        """Refuses a model of other data, or of data in other units."""
+        ours, theirs = (
+            (model.spec.kind, tuple(model.spec.shape), _units(model.normalizer))
+            for model in (self.model, other)
+        )
+        if ours != theirs:
+            raise ValueError(
+                f"explore.other_workdirs names {folder}, whose model takes other data than this "
+                "one (kind, step shape or normalisation differ): name runs of the same config "
+                "with another seed."
+            )
+
+    def draw(self, side: FactorReport) -> tuple[dict[str, Picture], dict[str, list[Picture]]]:
+        """Grids of a few clips, a row a component: pictures, and frames of animations, by name."""
+        options, element = self.options, self.experiment.element
+        if element.kind == "video" and self.to_frames is None:
+            return {}, {}
+        factors = self.moved_factors[: options.num_clips]
+        moved, columns = traverse(side.components, factors, options.num_alphas, options.alpha)
+        clips = self.decode(moved)
+        clips = clips.reshape(len(side.components), len(columns), *clips.shape[1:])
+        rows = side.short_titles()
+        names = [f"{side.components.factor}_{clip}" for clip in range(len(factors))]
+        if element.kind == "video":
+            drawn = draw_videos(clips, rows, columns, self.to_frames)
+            stills, animations = zip(*drawn, strict=True)
+            return dict(zip(names, stills, strict=True)), dict(zip(names, animations, strict=True))
+        pictures = draw_series(
+            clips,
+            rows,
+            columns,
+            denormalize=self.experiment.normalizer.invert,
+            length=self.moved.get("length"),
+            feature_names=element.feature_names,
+        )
+        return dict(zip(names, pictures, strict=True)), {}
+
+    def write(self, reports: dict[str, FactorReport], directory: Path) -> ExploreResult:
+        """Writes metrics, tables, components and pictures, and prints the tables."""
+        metrics: dict[str, float] = {}
+        arrays: dict[str, np.ndarray] = {}
+        tables = []
+        for side in reports.values():
+            metrics |= metrics_of(side)
+            arrays |= arrays_of(side)
+            tables.append(markdown_of(side))
+        settings = self.options.to_dict() | {
+            "num_steps": self.settings.num_steps,
+            "start": self.settings.start,
+            "seed": self.settings.seed,
+        }
+        files = [
+            report.write_results(
+                metrics,
+                directory,
+                form=self.settings.form,
+                settings=settings,
+                notes=self.notes,
+            ),
+            directory / "components.npz",
+            directory / "components.md",
+        ]
+        np.savez(files[1], **arrays)
+        text = "\n".join(tables + [f"- {note}" for note in self.notes])
+        files[2].write_text(text + "\n")
+        for side in reports.values():
+            images, animations = self.draw(side)
+            files += report.write_pictures(images, directory)
+            files += [
+                write_gif(frames, directory / f"{name}.gif") for name, frames in animations.items()
+            ]
+        print(text, flush=True)
+        for file in files:
+            logger.info("wrote %s", file)
+        return ExploreResult(reports, metrics, files, self.notes)
+
+
+def _units(normalizer: Normalizer | None) -> dict | None:
+    return None if normalizer is None else normalizer.to_dict()
+
+
+def _sample_prior(workdir: Path, count: int, seed: int) -> Factors:
+    """Factors of so many sequences from the prior of a workdir."""
+    from diffsda_jax.prior_api import Prior  # Orbax takes seconds to import
+
+    prior = Prior.from_checkpoint(workdir)
+    size = min(count, _PRIOR_BATCH)
+    parts = [prior.sample(size, seed=seed + place) for place in range(-(-count // size))]
+    return Factors(
+        static=np.concatenate([np.asarray(part.static) for part in parts])[:count],
+        dynamic=np.concatenate([np.asarray(part.dynamic) for part in parts])[:count],
+    )
