@@ -84,7 +84,7 @@ def dci(
         reader=reader,
         seed=seed,
     )
-    return _dci_scores(importance, scores)
+    return dci_scores(importance, scores)
 
 
 def block_dci(
@@ -133,7 +133,7 @@ def block_dci(
     importance, scores = code_importance(
         codes, factors, test_codes, test_factors, is_class=is_class, reader=reader, seed=seed
     )
-    return _dci_scores(importance, scores) | block_shares(
+    return dci_scores(importance, scores) | block_shares(
         importance, train.static.shape[1], num_static
     )
 
@@ -218,7 +218,7 @@ def code_importance(
         known, truth = factors[:, place], test_factors[:, place]
         weights, guess = read(codes, known, test_codes, bool(is_class[place]), seed)
         importance[:, place] = weights
-        scores[place] = _score(known, truth, guess, bool(is_class[place]))
+        scores[place] = score_guess(known, truth, guess, bool(is_class[place]))
     return importance, scores
 
 
@@ -247,7 +247,30 @@ def true_swap_error(
     return errors | {"swap_nmse_chance": 1.0}
 
 
-def _dci_scores(
+def score_guess(
+    known: Num[np.ndarray, " N"],
+    truth: Num[np.ndarray, " M"],
+    guess: Num[np.ndarray, " M"],
+    is_class: bool,
+) -> float:
+    """How good the guesses of one factor are, from chance (0) to perfect (1), not below 0.
+
+    Args:
+      known: the factor of the training items.
+      truth: of the test items.
+      guess: what was guessed of those.
+      is_class: accuracy if so, with `chance_level` as 0; else R^2.
+    """
+    if is_class:
+        ids = np.unique(np.concatenate([known, truth]), return_inverse=True)[1]
+        chance = chance_level(ids[: len(known)], ids[len(known) :]) / 100.0
+        error, error_of_chance = np.mean(guess != truth), 1.0 - chance
+    else:
+        error, error_of_chance = np.mean((guess - truth) ** 2), np.var(truth)
+    return float(np.clip(1.0 - error / error_of_chance, 0.0, 1.0)) if error_of_chance else 0.0
+
+
+def dci_scores(
     importance: Float[np.ndarray, "E K"], scores: Float[np.ndarray, " K"]
 ) -> dict[str, float]:
     """The three scores of `dci` from what each code tells about each factor."""
@@ -288,17 +311,6 @@ def _read_by_lasso(
     guess = scaler.inverse_transform(lasso.predict(test_codes).reshape(len(test_codes), -1))
     weights = np.abs(np.atleast_2d(lasso.coef_)).sum(0)
     return weights, classes[guess.argmax(1)] if is_class else guess[:, 0]
-
-
-def _score(known: np.ndarray, truth: np.ndarray, guess: np.ndarray, is_class: bool) -> float:
-    """R^2, or accuracy from chance (0) to perfect (1); not below 0."""
-    if is_class:
-        ids = np.unique(np.concatenate([known, truth]), return_inverse=True)[1]
-        chance = chance_level(ids[: len(known)], ids[len(known) :]) / 100.0
-        error, error_of_chance = np.mean(guess != truth), 1.0 - chance
-    else:
-        error, error_of_chance = np.mean((guess - truth) ** 2), np.var(truth)
-    return float(np.clip(1.0 - error / error_of_chance, 0.0, 1.0)) if error_of_chance else 0.0
 
 
 def _items(
