@@ -1,0 +1,144 @@
+"""One command after the other or several at once, each on its own device or share of the cores."""
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+THREAD_OPTIONS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Slot(NamedTuple):
+    """A place where one command at a time runs.
+
+    Attributes:
+      environment: variables that it gets.
+      cores: CPU cores that it may use; empty = all.
+    """
+
+    environment: Mapping[str, str]
+    cores: frozenset[int] = frozenset()
+
+
+class Ended(NamedTuple):
+    """How a command ended.
+
+    Attributes:
+      status: 0 is well; below 0, the signal that ended it.
+      seconds: it took.
+      cpu_seconds: of all cores together.
+    """
+
+    status: int
+    seconds: float
+    cpu_seconds: float
+
+
+def make_slots(jobs: int = 1, devices: Sequence[str] = ()) -> list[Slot]:
+    """Places for commands.
+
+    Args:
+      jobs: how many run at once on the CPU, each with its share of the cores; 1 leaves devices and
+        cores as they are.
+      devices: numbers of GPUs or TPU chips; one command at a time runs on each.
+
+    Raises:
+      ValueError: fewer than one job, or both jobs and devices.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}; it must be 1 or more.")
+    if devices and jobs > 1:
+        raise ValueError(
+            f"--jobs={jobs} and --devices={','.join(devices)}: --jobs divides the CPU, --devices "
+            "gives one run to each accelerator; give one of the two."
+        )
+    if devices:
+        return [Slot(_only_device(device)) for device in devices]
+    if jobs == 1:
+        return [Slot({})]
+    environment = {"JAX_PLATFORMS": "cpu"}
+    if not hasattr(os, "sched_getaffinity"):  # such as macOS: the system divides the cores
+        return [Slot(environment)] * jobs
+    cores = sorted(os.sched_getaffinity(0))
+    slots = []
+    for job in range(jobs):
+        share = cores[job::jobs] or [cores[job % len(cores)]]  # more jobs than cores share them
+        threads = dict.fromkeys(THREAD_OPTIONS, str(len(share)))
+        slots.append(Slot(environment | threads, frozenset(share)))
+    return slots
+
+
+def _only_device(device: str) -> dict[str, str]:
+    """Variables that leave one GPU (NVIDIA, AMD) or TPU chip to be seen."""
+    return {
+        "CUDA_VISIBLE_DEVICES": device,
+        "ROCR_VISIBLE_DEVICES": device,
+        "TPU_VISIBLE_CHIPS": device,
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+        "TPU_PROCESS_BOUNDS": "1,1,1",
+    }
+
+
+class Launcher:
+    """Runs commands; a call returns when its command has ended.
+
+    Calls may come from several threads. ``stop`` ends all commands, which save what they have, and
+    those that are called afterwards do not start.
+    """
+
+    def __init__(self):
+        """Nothing runs yet."""
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+
+    def __call__(self, command: Sequence[str], log: Path, slot: Slot) -> Ended:
+        """Runs one command.
+
+        Args:
+          command: program and arguments.
+          log: file that its output is added to.
+          slot: where.
+
+        Raises:
+          KeyboardInterrupt: ``stop`` was called.
+        """
+        began = time.perf_counter()
+        with log.open("a") as file:
+            file.write(f"$ {' '.join(command)}\n")
+            file.flush()
+            with self._lock:
+                if self.stopped:
+                    raise KeyboardInterrupt
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | slot.environment,
+                    start_new_session=True,  # Ctrl-C reaches it through stop, once
+                )
+                self._running.add(process)
+            if slot.cores:  # before it makes its threads, which are as many as cores
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(process.pid, slot.cores)
+            _, status, usage = os.wait4(process.pid, 0)
+        with self._lock:
+            self._running.discard(process)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if self.stopped:
+                raise KeyboardInterrupt
+        cpu_seconds = usage.ru_utime + usage.ru_stime
+        return Ended(process.returncode, time.perf_counter() - began, cpu_seconds)
+
+    def stop(self) -> None:
+        """Asks all commands to save and end."""
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
