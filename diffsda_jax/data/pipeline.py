@@ -166,6 +166,74 @@ def _batch_or_next(source: BatchedSource, normalizer: Normalizer) -> Callable[..
     return load
 
 
+def _global_order(
+    count: int, batch_size: int, seed: int, process_index: int, process_count: int
+) -> tuple[Any, slice, int]:
+    """The endless order of all elements, which of it are this process's, and its batch size.
+
+    Raises:
+        ValueError: see `make_train_dataset`.
+    """
+    import grain
+
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size={batch_size} is the size over all processes: use a positive multiple of "
+            f"process_count={process_count}"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index={process_index}: use 0 to {process_count - 1}")
+    if not 0 <= seed < _SEED_LIMIT:
+        raise ValueError(f"seed={seed} of the data: use 0 to {_SEED_LIMIT - 1}")
+    # As good as endless; Grain's own endless length overflows with batches of one.
+    order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(_MOST_ELEMENTS // count)
+    return order, slice(process_index, None, process_count), batch_size // process_count
+
+
+def _iterate(dataset: Any, num_threads: int, prefetch_batches: int) -> Any:
+    """The iterator of a data set, with threads that make batches ahead of use."""
+    import grain
+
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=prefetch_batches if num_threads else 0
+    )
+    return iter(dataset.to_iter_dataset(options))
+
+
+def make_array_iterator(
+    read: Callable[[Int[np.ndarray, " B"]], dict[str, np.ndarray]],
+    count: int,
+    *,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    prefetch_batches: int = 8,
+) -> Any:
+    """Makes the infinite iterator of batches that one call reads, without randomness of their own.
+
+    Args:
+        read: makes a batch of the numbers of its elements; called from several threads.
+        count: number of elements.
+        batch_size: see `make_train_dataset`, as for all that is not listed here.
+        seed: of the order.
+        process_index: see there.
+        process_count: see there.
+        num_threads: see `make_train_iterator`.
+        prefetch_batches: see there.
+
+    Returns:
+        A `grain.DatasetIterator`, of which the same is true as of `make_train_iterator`'s.
+
+    Raises:
+        ValueError: see `make_train_dataset`.
+    """
+    order, share, size = _global_order(count, batch_size, seed, process_index, process_count)
+    batches = order[share].batch(size, batch_fn=list).map(lambda chosen: read(np.array(chosen)))
+    return _iterate(batches, num_threads, prefetch_batches)
+
+
 def make_train_dataset(
     source: Source,
     *,
@@ -198,25 +266,10 @@ def make_train_dataset(
     Raises:
         ValueError: a value outside these, an empty source, or sequences too short for a crop.
     """
-    import grain
-
-    if batch_size < 1 or process_count < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size={batch_size} is the size over all processes: use a positive multiple of "
-            f"process_count={process_count}"
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index={process_index}: use 0 to {process_count - 1}")
-    if not 0 <= seed < _SEED_LIMIT:
-        raise ValueError(f"seed={seed} of the data: use 0 to {_SEED_LIMIT - 1}")
     if not len(source):
         raise ValueError(f"{source.name}/{source.split} has no elements")
     _check_crop(source, length, length_mode)
-
-    # As good as endless; Grain's own endless length overflows with batches of one.
-    order = grain.MapDataset.range(len(source)).seed(seed).shuffle()
-    order = order.repeat(_MOST_ELEMENTS // len(source))
-    share, size = slice(process_index, None, process_count), batch_size // process_count
+    order, share, size = _global_order(len(source), batch_size, seed, process_index, process_count)
     if isinstance(source, BatchedSource) and (source.lengths() == length).all():
         drawn = order.random_map(_draw)[share].batch(size, batch_fn=list)
         return drawn.map(_batch_or_next(source, normalizer))
@@ -261,8 +314,6 @@ def make_train_iterator(
     Raises:
         ValueError: see `make_train_dataset`.
     """
-    import grain
-
     dataset = make_train_dataset(
         source,
         length=length,
@@ -273,10 +324,7 @@ def make_train_iterator(
         process_index=process_index,
         process_count=process_count,
     )
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=prefetch_batches if num_threads else 0
-    )
-    return iter(dataset.to_iter_dataset(options))
+    return _iterate(dataset, num_threads, prefetch_batches)
 
 
 def load_arrays(
