@@ -34,6 +34,8 @@ _ALL_PARTS = (
     "utterances",
     "tasks",
     "known_factors",
+    "disentanglement",
+    "interventions",
     "faces",
     "face_reconstruction",
 )

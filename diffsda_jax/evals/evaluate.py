@@ -98,7 +98,7 @@ def evaluate(
             )
     domain = domain or Domain()
     readers, trial, enrolled = enrol_unseen(train, test, spare=domain.given_pairs is None)
-    if judge is None and {"judge", "swap", "one_factor"} & set(chosen.parts):
+    if judge is None and {"judge", "swap", "one_factor", "interventions"} & set(chosen.parts):
         judge = make_judge(readers, chosen.judge_steps, chosen.seed)
     context = Context(
         model=model,

@@ -7,6 +7,8 @@ from diffsda_jax.evals.context import Context
 from diffsda_jax.evals.downstream import known_factors, tasks
 from diffsda_jax.evals.faces import face_reconstruction, faces
 from diffsda_jax.evals.interface import Clips
+from diffsda_jax.evals.interventions import interventions
+from diffsda_jax.evals.labelled_codes import disentanglement
 from diffsda_jax.evals.probes import chance_level, probe_factors
 from diffsda_jax.evals.sounds import cepstral_distances
 from diffsda_jax.evals.swap import keep_one_factor, mean_factors, reconstruct
@@ -148,6 +150,8 @@ PARTS = {
     "utterances": utterances,
     "tasks": tasks,
     "known_factors": known_factors,
+    "disentanglement": disentanglement,
+    "interventions": interventions,
     "faces": faces,
     "face_reconstruction": face_reconstruction,
 }
