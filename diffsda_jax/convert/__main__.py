@@ -22,8 +22,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m diffsda_jax.convert",
         description="Converts released weights (video, audio and series classes, and latent "
-        "diffusion's frame autoencoders VQModel and AutoencoderKL) to a checkpoint that restores "
-        "like a trained one. Needs no torch and runs nothing of the file.",
+        "diffusion's frame autoencoders VQModel and AutoencoderKL, and priors over the factors) "
+        "to a checkpoint that restores like a trained one. Needs no torch and runs nothing of the "
+        "file.",
         allow_abbrev=False,
     )
     parser.add_argument("--checkpoint", required=True, help=".pth, .pt or .npz with the state dict")
@@ -42,6 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help="of a video model whose frames are not square",
     )
+    for name in ("static_dim", "dynamic_dim"):
+        parser.add_argument(
+            f"--{name}",
+            type=int,
+            help="of the sequence model that the prior in the file belongs to",
+        )
     return parser
 
 
@@ -92,20 +99,24 @@ def convert(options: argparse.Namespace) -> str:
       ValueError, OSError: one line that says what is wrong.
     """
     from diffsda_jax.convert.weights import ConversionError, convert_file
-    from diffsda_jax.first_stage.spec import FirstStageSpec
+    from diffsda_jax.model import ModelSpec
+    from diffsda_jax.prior_spec import PriorSpec
 
     config = options.config if options.name is None else config_of(options.name)
     try:
-        converted = convert_file(options.checkpoint, options.frame_size, options.entry)
+        converted = convert_file(
+            options.checkpoint, options.frame_size, options.entry, _factor_dims(options)
+        )
     except ConversionError as error:
         print(error.report.summary(), file=sys.stderr)
         raise
     meta = {}
     if config is not None:
-        if isinstance(converted.spec, FirstStageSpec):
+        if not isinstance(converted.spec, ModelSpec):
             flag = "config" if options.name is None else "name"
+            what = "prior" if isinstance(converted.spec, PriorSpec) else "frame autoencoder"
             raise ValueError(
-                f"--{flag} is {getattr(options, flag)!r}, but the file holds a frame autoencoder "
+                f"--{flag} is {getattr(options, flag)!r}, but the file holds a {what} "
                 f"({converted.report.classes}), about which configurations say nothing; leave it "
                 "out."
             )
@@ -119,13 +130,31 @@ def convert(options: argparse.Namespace) -> str:
     return text
 
 
+def _factor_dims(options: argparse.Namespace) -> tuple[int, int] | None:
+    """S and D for a prior, or None.
+
+    Raises:
+      ValueError: only one of the two is given.
+    """
+    dims = options.static_dim, options.dynamic_dim
+    if dims == (None, None):
+        return None
+    if None in dims:
+        raise ValueError(
+            f"--static_dim is {dims[0]} and --dynamic_dim {dims[1]}; give both, or none."
+        )
+    return dims
+
+
 def _save(converted: Any, out: str | Path, meta: dict[str, Any]) -> str:
     """Writes checkpoint and report; returns what to print of them."""
     from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
+    from diffsda_jax.prior_spec import PriorSpec
     from diffsda_jax.train.checkpoint import save_converted
 
     spec, key_report = converted.spec, converted.report
-    name = META_KEY if isinstance(spec, FirstStageSpec) else "model"
+    names = {FirstStageSpec: META_KEY, PriorSpec: "prior"}
+    name = names.get(type(spec), "model")
     source = {**converted.source, "classes": key_report.classes}
     meta = meta | {"step": 0, name: spec.to_dict(), "source": source}
     folder = save_converted(out, converted.variables, meta)

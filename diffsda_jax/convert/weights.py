@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffsda_jax.convert import first_stage, mapping, report
+from diffsda_jax.convert import first_stage, mapping, prior, report
 from diffsda_jax.convert.infer_spec import CLASSES, Shapes, infer_spec, is_sequence_model
 from diffsda_jax.convert.report import KeyEntry, Report
 from diffsda_jax.convert.torch_file import StateDict, load_state_dict
 from diffsda_jax.first_stage import nets as first_stage_nets
 from diffsda_jax.first_stage.spec import FirstStageSpec
 from diffsda_jax.model import ModelSpec, variable_shapes
+from diffsda_jax.prior import variable_shapes as prior_variable_shapes
+from diffsda_jax.prior_spec import PriorSpec
 
 _NAMED = 3  # keys that an error names
 
@@ -31,7 +33,7 @@ class ConversionError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """A converted model or frame autoencoder.
+    """A converted model, frame autoencoder or prior.
 
     Attributes:
       variables: ``{"params": ...}`` and for models ``"constants"``, float32 numpy arrays.
@@ -42,7 +44,7 @@ class Converted:
     """
 
     variables: dict[str, Any]
-    spec: ModelSpec | FirstStageSpec
+    spec: ModelSpec | FirstStageSpec | PriorSpec
     report: Report
     source: dict[str, str]
     first_stage: "Converted | None" = None
@@ -59,7 +61,7 @@ class _Target(NamedTuple):
       left_out: keys that need not be variables, as status in the report -> pattern.
     """
 
-    spec: ModelSpec | FirstStageSpec
+    spec: ModelSpec | FirstStageSpec | PriorSpec
     classes: str
     rules: list[mapping.Rule]
     shapes: dict[str, Any]
@@ -67,14 +69,18 @@ class _Target(NamedTuple):
 
 
 def convert_file(
-    path: str | Path, frame_size: tuple[int, int] | None = None, entry: str | None = None
+    path: str | Path,
+    frame_size: tuple[int, int] | None = None,
+    entry: str | None = None,
+    factor_dims: tuple[int, int] | None = None,
 ) -> Converted:
-    """Converts a ``.pth``/``.pt`` or ``.npz`` file of a released class or autoencoder.
+    """Converts a ``.pth``/``.pt`` or ``.npz`` file of a released class, autoencoder or prior.
 
     Args:
       path: the file.
       frame_size: (H, W) of a video model whose frames are not square.
       entry: which dictionary of the file holds the weights, see ``load_state_dict``.
+      factor_dims: S and D of the sequence model that a prior belongs to.
 
     Raises:
       FileNotFoundError: no such file.
@@ -84,14 +90,17 @@ def convert_file(
     state = load_state_dict(path, entry)
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    converted = convert_state_dict(state, Path(path).name, frame_size)
+    converted = convert_state_dict(state, Path(path).name, frame_size, factor_dims)
     source = {"file": Path(path).name, "sha256": digest}
     inner = converted.first_stage and dataclasses.replace(converted.first_stage, source=source)
     return dataclasses.replace(converted, source=source, first_stage=inner)
 
 
 def convert_state_dict(
-    state: StateDict, name: str, frame_size: tuple[int, int] | None = None
+    state: StateDict,
+    name: str,
+    frame_size: tuple[int, int] | None = None,
+    factor_dims: tuple[int, int] | None = None,
 ) -> Converted:
     """Converts tensors that were read already.
 
@@ -99,13 +108,15 @@ def convert_state_dict(
       state: from ``load_state_dict``.
       name: what errors and the report call the file.
       frame_size: as for ``convert_file``.
+      factor_dims: as for ``convert_file``.
 
     Raises:
       ValueError: as for ``convert_file``.
     """
     tensors = state.tensors
     try:
-        target = _target({key: value.shape for key, value in tensors.items()}, frame_size)
+        shapes = {key: value.shape for key, value in tensors.items()}
+        target = _target(shapes, frame_size, factor_dims)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     key_report = Report(name, target.classes, tuple(_entries(state, target)), _notes(state))
@@ -127,7 +138,7 @@ def convert_state_dict(
 def _with_first_stage(converted: Converted, state: StateDict) -> Converted:
     """The same with the frame autoencoder that lies in a sequence model's state dict, if any."""
     own = {key: value for key, value in state.tensors.items() if first_stage.NESTED.match(key)}
-    if not own or isinstance(converted.spec, FirstStageSpec):
+    if not own or not isinstance(converted.spec, ModelSpec):
         return converted
     key_report, inner = converted.report, None
     try:
@@ -138,8 +149,23 @@ def _with_first_stage(converted: Converted, state: StateDict) -> Converted:
     return dataclasses.replace(converted, report=key_report.with_note(note), first_stage=inner)
 
 
-def _target(shapes: Shapes, frame_size: tuple[int, int] | None) -> _Target:
+def _target(
+    shapes: Shapes,
+    frame_size: tuple[int, int] | None,
+    factor_dims: tuple[int, int] | None,
+) -> _Target:
     """What the names and shapes of a state dict say that it is."""
+    if prior.recognises(shapes):
+        _refuse_option("frame_size", frame_size, "a prior, which knows no frames")
+        spec = prior.infer_spec(shapes, factor_dims)
+        return _Target(
+            spec,
+            prior.CLASSES[spec.form],
+            prior.rules(spec),
+            prior_variable_shapes(spec),
+            {},
+        )
+    _refuse_option("factor_dims", factor_dims, "no prior; only there they are asked for")
     within = first_stage.without_prefix(shapes)
     nested = first_stage.recognises(within) and not is_sequence_model(shapes)
     if not nested and not first_stage.recognises(shapes):
@@ -148,11 +174,7 @@ def _target(shapes: Shapes, frame_size: tuple[int, int] | None) -> _Target:
         return _Target(
             spec, CLASSES[spec.kind], mapping.rules(spec), variable_shapes(spec), left_out
         )
-    if frame_size is not None:
-        raise ValueError(
-            f"frame_size is {frame_size}, but the state dict is of a frame autoencoder, which "
-            "takes frames of any size; leave it out."
-        )
+    _refuse_option("frame_size", frame_size, "a frame autoencoder, which takes frames of any size")
     spec = first_stage.infer_spec(within if nested else shapes)
     variables = first_stage_nets.variable_shapes(spec)
     rules, pattern = first_stage.rules(spec), first_stage.TRAINING_ONLY
@@ -161,6 +183,12 @@ def _target(shapes: Shapes, frame_size: tuple[int, int] | None) -> _Target:
         pattern = first_stage.LEFT_OUT_NESTED
     classes = first_stage.CLASSES[spec.kind]
     return _Target(spec, classes, rules, variables, {report.SKIPPED: pattern})
+
+
+def _refuse_option(name: str, value: Any, what: str) -> None:
+    """Raises ValueError for an option that this kind of state dict has no use for."""
+    if value is not None:
+        raise ValueError(f"{name} is {value}, but the state dict is of {what}; leave it out.")
 
 
 def _entries(state: StateDict, target: _Target):

@@ -29,12 +29,17 @@ def arrays(case: str) -> dict[str, np.ndarray]:
 
 
 def state_dict(case: str) -> dict[str, np.ndarray]:
-    """The state dict, by the rule of ``tests/golden/README.md``."""
+    """The state dict of a case, by the rule of ``tests/golden/README.md``."""
     described = manifest(case)
+    return draw(described["salt"], described["entries"])
+
+
+def draw(salt: str, entries: dict[str, dict]) -> dict[str, np.ndarray]:
+    """Every tensor, drawn from its name."""
 
     def tensor(name, entry):
-        seed = zlib.crc32((described["salt"] + entry.get("alias_of", name)).encode()) & 0x7FFFFFFF
+        seed = zlib.crc32((salt + entry.get("alias_of", name)).encode()) & 0x7FFFFFFF
         z = np.random.RandomState(seed).standard_normal(entry["shape"])
         return SCALES[entry["kind"]](z).astype(np.float32)
 
-    return {name: tensor(name, entry) for name, entry in described["entries"].items()}
+    return {name: tensor(name, entry) for name, entry in entries.items()}
