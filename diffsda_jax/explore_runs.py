@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,19 +12,17 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs
-from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import exploration, report
 from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.component_names import Attribute, find_meaning, make_attributes
+from diffsda_jax.evals.component_stability import stability_over_models, stability_over_samples
 from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.exploration import Components
 from diffsda_jax.evals.exploration_report import (
     FactorReport,
     Stability,
-    arrays_of,
-    markdown_of,
-    metrics_of,
+    write_reports,
 )
 from diffsda_jax.evals.interface import Lengths, encode_clips
 from diffsda_jax.evals.pictures import Picture, write_gif
@@ -81,7 +80,8 @@ def run_explore(config: ConfigDict, workdir: str | Path) -> ExploreResult:
     checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
     workdir = open_workdir(workdir)
     check_workdir(workdir, experiment)
-    explorer = Explorer(experiment, model, workdir)
+    others = {folder: _load_other(folder, model, config) for folder in options.other_workdirs}
+    explorer = Explorer(experiment, model, workdir, others)
     reports = {factor: explorer.report(factor) for factor in exploration.FACTORS}
     place = f"{int(model.meta.get('step', 0)):08d}"
     if options.decomposition != "pca":
@@ -91,6 +91,36 @@ def run_explore(config: ConfigDict, workdir: str | Path) -> ExploreResult:
     return explorer.write(reports, workdir / FOLDER / place)
 
 
+def _load_other(folder: str, model: DiffSDA, config: ConfigDict) -> DiffSDA:
+    """A model to compare with; refused if it takes other data, or data in other units."""
+    other = DiffSDA.from_checkpoint(folder, weights=config.eval.weights)
+    ours, theirs = (
+        (one.spec.kind, tuple(one.spec.shape), one.normalizer and one.normalizer.to_dict())
+        for one in (model, other)
+    )
+    if ours != theirs:
+        raise ValueError(
+            f"explore.other_workdirs names {folder}, whose model takes other data than this one "
+            "(kind, step shape or normalisation differ): name runs of the same config with another "
+            "seed."
+        )
+    return other
+
+
+class View(NamedTuple):
+    """What one model makes of the data.
+
+    Attributes:
+      fitted: factors that components are fitted to.
+      length: number of real steps of these, or None for all.
+      test: factors of the test clips.
+    """
+
+    fitted: Factors
+    length: Lengths | None
+    test: Factors
+
+
 def check_options(config: ConfigDict) -> ConfigDict:
     """The section ``explore``, checked before anything is loaded.
 
@@ -98,6 +128,11 @@ def check_options(config: ConfigDict) -> ConfigDict:
       ValueError: names the option, its value and what is allowed.
     """
     options = config.explore
+    if config.model.static_per_step:
+        raise ValueError(
+            "model.static_per_step is True, but components are of one static factor a sequence; "
+            "explore a model that was trained with --config.model.static_per_step=False."
+        )
     check_choice("explore.codes_from", options.codes_from, CODES_FROM)
     check_choice("explore.dynamic_over", options.dynamic_over, exploration.LEVELS)
     counts = {"num_codes": 8, "num_components": 1, "num_clips": 1, "num_traversals": 1}
@@ -117,13 +152,16 @@ def check_options(config: ConfigDict) -> ConfigDict:
 class Explorer:
     """One model, the data it is explored on, and the clips that are moved."""
 
-    def __init__(self, experiment: Experiment, model: DiffSDA, workdir: Path):
+    def __init__(
+        self, experiment: Experiment, model: DiffSDA, workdir: Path, others: dict[str, DiffSDA]
+    ):
         """Loads the data and trains the judge, if there are labels.
 
         Args:
           experiment: whose data are used.
           model: to be explored.
           workdir: its folder, where a prior is looked for.
+          others: models to compare with, by their folders.
         """
         config = experiment.config
         self.experiment, self.model, self.options = experiment, model, config.explore
@@ -138,8 +176,8 @@ class Explorer:
         self._choose(trial)
         self.to_frames = self._frame_decoder(runner)
         self.attributes = self._attributes(judge)
-        self.fitted = self._factors_to_fit(model, workdir)
-        self.test_factors = self._encode(model, self.test)
+        self.view = self._look(model, workdir)
+        self.others = [self._look(one, Path(folder)) for folder, one in others.items()]
 
     def _note(self, *notes: str) -> None:
         for note in notes:
@@ -209,31 +247,26 @@ class Explorer:
             batch_size=self.settings.batch_size,
         )
 
-    def _factors_to_fit(self, model: DiffSDA, workdir: Path) -> tuple[Factors, Lengths | None]:
-        """Factors that components are fitted to, and lengths: from the prior, or of real clips."""
+    def _look(self, model: DiffSDA, workdir: Path) -> View:
+        """Factors of the test clips, and some for components: of the prior, or of real clips."""
+        test = self._encode(model, self.test)
         chosen, count = self.options.codes_from, self.options.num_codes
         if chosen == "prior" or (chosen == "auto" and (workdir / PRIOR_FOLDER).is_dir()):
             factors = _sample_prior(workdir, count, self.settings.seed)
             self._note(f"{workdir.name}: codes are of {len(factors)} sequences from the prior")
-            return factors, None
+            return View(factors, None, test)
         index = np.arange(min(count, len(self.train["x"])))
         clips = {key: self.train[key][index] for key in self.moved}
         why = "" if chosen == "data" else "; there is no prior, --mode=prior trains one"
         self._note(f"{workdir.name}: codes are of {len(index)} encoded training clips{why}")
-        return self._encode(model, clips), clips.get("length")
+        return View(self._encode(model, clips), clips.get("length"), test)
 
-    def fit(
-        self, factor: str, fitted: tuple[Factors, Lengths | None]
-    ) -> tuple[Components, exploration.Codes]:
+    def fit(self, factor: str, view: View) -> tuple[Components, exploration.Codes]:
         """Components of one factor and the codes that they are fitted to, at most ``num_codes``."""
-        codes = exploration.gather_codes(fitted[0], factor, self.options.dynamic_over, fitted[1])
+        codes = self._codes(view.fitted, factor, view.length)
         rng = np.random.default_rng(self.settings.seed)
         chosen = np.sort(rng.permutation(len(codes.values))[: self.options.num_codes])
-        codes = exploration.Codes(
-            codes.values[chosen],
-            codes.sequence[chosen],
-            None if codes.step is None else codes.step[chosen],
-        )
+        codes = codes.take(chosen)
         components = exploration.fit_components(
             codes,
             factor,
@@ -261,10 +294,9 @@ class Explorer:
 
     def report(self, factor: str) -> FactorReport:
         """Everything about the components of one factor."""
-        components, codes = self.fit(factor, self.fitted)
+        components, codes = self.fit(factor, self.view)
         length = self.test.get("length")
-        level = self.options.dynamic_over
-        test_codes = exploration.gather_codes(self.test_factors, factor, level, length)
+        test_codes = self._codes(self.view.test, factor, length)
         meaning = find_meaning(
             components,
             test_codes,
@@ -276,7 +308,7 @@ class Explorer:
             num_random=self.options.num_random,
             seed=self.settings.seed,
         )
-        found = exploration.stability_over_samples(
+        found = stability_over_samples(
             components,
             codes,
             decomposition=self.options.decomposition,
@@ -289,38 +321,19 @@ class Explorer:
     def _over_models(self, factor: str, coordinates: Float[np.ndarray, "P K"]) -> Stability | None:
         """How much of the components other models have, or None if none is named."""
         found = []
-        for folder in self.options.other_workdirs:
-            other = DiffSDA.from_checkpoint(folder, weights=self.experiment.config.eval.weights)
-            self._check_other(folder, other)
-            components, _ = self.fit(factor, self._factors_to_fit(other, Path(folder).expanduser()))
-            codes = exploration.gather_codes(
-                self._encode(other, self.test),
-                factor,
-                self.options.dynamic_over,
-                self.test.get("length"),
-            )
+        for view in self.others:
+            components, _ = self.fit(factor, view)
+            values = self._codes(view.test, factor, self.test.get("length")).values
             found.append(
-                exploration.stability_over_models(
-                    coordinates, components, codes.values, seed=self.settings.seed
-                )
+                stability_over_models(coordinates, components, values, seed=self.settings.seed)
             )
         if not found:
             return None
         each, chance = zip(*found, strict=True)
         return Stability(np.mean(each, axis=0), float(np.mean(chance)))
 
-    def _check_other(self, folder: str, other: DiffSDA) -> None:
-        """Refuses a model of other data, or of data in other units."""
-        ours, theirs = (
-            (model.spec.kind, tuple(model.spec.shape), _units(model.normalizer))
-            for model in (self.model, other)
-        )
-        if ours != theirs:
-            raise ValueError(
-                f"explore.other_workdirs names {folder}, whose model takes other data than this "
-                "one (kind, step shape or normalisation differ): name runs of the same config "
-                "with another seed."
-            )
+    def _codes(self, factors: Factors, factor: str, length: Lengths | None) -> exploration.Codes:
+        return exploration.gather_codes(factors, factor, self.options.dynamic_over, length)
 
     def draw(self, side: FactorReport) -> tuple[dict[str, Picture], dict[str, list[Picture]]]:
         """Grids of a few clips, a row a component: pictures, and frames of animations, by name."""
@@ -342,53 +355,35 @@ class Explorer:
             rows,
             columns,
             denormalize=self.experiment.normalizer.invert,
-            length=self.moved.get("length"),
+            length=self.moved["length"][: len(factors)] if "length" in self.moved else None,
             feature_names=element.feature_names,
         )
         return dict(zip(names, pictures, strict=True)), {}
 
     def write(self, reports: dict[str, FactorReport], directory: Path) -> ExploreResult:
         """Writes metrics, tables, components and pictures, and prints the tables."""
-        metrics: dict[str, float] = {}
-        arrays: dict[str, np.ndarray] = {}
-        tables = []
-        for side in reports.values():
-            metrics |= metrics_of(side)
-            arrays |= arrays_of(side)
-            tables.append(markdown_of(side))
         settings = self.options.to_dict() | {
             "num_steps": self.settings.num_steps,
             "start": self.settings.start,
             "seed": self.settings.seed,
         }
-        files = [
-            report.write_results(
-                metrics,
-                directory,
-                form=self.settings.form,
-                settings=settings,
-                notes=self.notes,
-            ),
-            directory / "components.npz",
-            directory / "components.md",
-        ]
-        np.savez(files[1], **arrays)
-        text = "\n".join(tables + [f"- {note}" for note in self.notes])
-        files[2].write_text(text + "\n")
+        metrics, text, files = write_reports(
+            list(reports.values()),
+            directory,
+            form=self.settings.form,
+            settings=settings,
+            notes=self.notes,
+        )
+        print(text, flush=True)
         for side in reports.values():
             images, animations = self.draw(side)
             files += report.write_pictures(images, directory)
             files += [
                 write_gif(frames, directory / f"{name}.gif") for name, frames in animations.items()
             ]
-        print(text, flush=True)
         for file in files:
             logger.info("wrote %s", file)
         return ExploreResult(reports, metrics, files, self.notes)
-
-
-def _units(normalizer: Normalizer | None) -> dict | None:
-    return None if normalizer is None else normalizer.to_dict()
 
 
 def _sample_prior(workdir: Path, count: int, seed: int) -> Factors:

@@ -5,14 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Integer, Num
 
-from diffsda_jax.evals.exploration import (
-    Codes,
-    Components,
-    correlations,
-    random_components,
-)
+from diffsda_jax.evals.component_stability import correlations
+from diffsda_jax.evals.exploration import Codes, Components, random_components
 from diffsda_jax.evals.interface import Clips, Lengths, mean_over_steps, valid_steps
 from diffsda_jax.evals.judges import Judge
 from diffsda_jax.evals.metrics import centre_of_mass
@@ -240,7 +236,7 @@ def find_meaning(
     decode: Decode,
     *,
     length: Lengths | None = None,
-    moved_length: Lengths | None = None,
+    moved_length: Integer[np.ndarray, " M"] | None = None,
     num_random: int = 8,
     seed: int = 0,
 ) -> Meaning:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from diffsda_jax.evals.component_names import Attribute, Meaning
 from diffsda_jax.evals.exploration import Components
+from diffsda_jax.evals.report import write_results
 
 _SHARE = "variance"
 _SAMPLES, _MODELS = "same in other samples", "same in other models"
@@ -160,3 +163,33 @@ def arrays_of(report: FactorReport) -> dict[str, np.ndarray]:
         "names": np.array(report.titles()),
     }
     return {f"{components.factor}_{name}": values for name, values in arrays.items()}
+
+
+def write_reports(
+    reports: Sequence[FactorReport],
+    directory: Path,
+    *,
+    form: str,
+    settings: dict[str, Any],
+    notes: Sequence[str],
+) -> tuple[dict[str, float], str, list[Path]]:
+    """Writes ``metrics.json``, ``components.npz`` and ``components.md``.
+
+    Args:
+      reports: of the factors.
+      directory: made if missing.
+      form: of the evaluation.
+      settings: what the numbers depend on.
+      notes: where codes came from, and what was skipped and why.
+
+    Returns:
+      All metrics, the Markdown text, and the files.
+    """
+    metrics = {name: value for side in reports for name, value in metrics_of(side).items()}
+    arrays = {name: values for side in reports for name, values in arrays_of(side).items()}
+    text = "\n".join([*map(markdown_of, reports), *(f"- {note}" for note in notes)])
+    first = write_results(metrics, directory, form=form, settings=settings, notes=notes)
+    files = [first, directory / "components.npz", directory / "components.md"]
+    np.savez(files[1], **arrays)
+    files[2].write_text(text + "\n")
+    return metrics, text, files

@@ -5,7 +5,7 @@ import pytest
 from oracles import CANVAS, Clueless, DigitOracle, digit_arrays
 from scipy.linalg import hadamard
 
-from diffsda_jax.evals import component_names, exploration
+from diffsda_jax.evals import component_names, component_stability, exploration
 from diffsda_jax.evals.component_names import Attribute, associations, describe, find_meaning
 from diffsda_jax.evals.exploration import Codes, fit_components, gather_codes
 from diffsda_jax.evals.exploration_report import (
@@ -38,7 +38,7 @@ def known_codes(num=4000, seed=0):
 
 
 def best(coordinates, sources):
-    return np.abs(exploration.correlations(coordinates, sources)).max(0)
+    return np.abs(component_stability.correlations(coordinates, sources)).max(0)
 
 
 def test_pca_recovers_known_axes():
@@ -165,12 +165,16 @@ def test_a_constant_coordinate_does_no_harm():
 def test_stability_over_samples_has_an_oracle_and_chance():
     codes = known_codes()
     components = fit_components(codes, "static", num_components=4)
-    found, chance = exploration.stability_over_samples(components, codes, decomposition="pca")
+    found, chance = component_stability.stability_over_samples(
+        components, codes, decomposition="pca"
+    )
     assert found.min() > 0.99 > chance + 0.2
     # The same size on all axes: there are no components, whatever PCA says.
     codes = codes_of(rng().standard_normal((400, 20)))
     components = fit_components(codes, "static", num_components=4)
-    found, chance = exploration.stability_over_samples(components, codes, decomposition="pca")
+    found, chance = component_stability.stability_over_samples(
+        components, codes, decomposition="pca"
+    )
     assert chance < 0.35 and found.mean() < chance + 0.15
 
 
@@ -181,11 +185,11 @@ def test_stability_over_models_has_an_oracle_and_chance():
     # The other model holds the same in other coordinates.
     same = codes.values[:, [2, 0, 3, 1]] * np.array([2, -1, 1, 3], np.float32)
     other = fit_components(codes_of(same), "static", num_components=4)
-    found, chance = exploration.stability_over_models(coordinates, other, same)
+    found, chance = component_stability.stability_over_models(coordinates, other, same)
     assert found.min() > 0.99 > chance + 0.2
     strange = known_codes(seed=9).values
     other = fit_components(codes_of(strange), "static", num_components=4)
-    found, chance = exploration.stability_over_models(coordinates, other, strange)
+    found, chance = component_stability.stability_over_models(coordinates, other, strange)
     assert found.max() < 0.1 and chance < 0.1
 
 
