@@ -122,7 +122,6 @@ class FactorTransformer(nn.Module):
         batch, steps = dynamic.shape[:2]
         length = jnp.full((batch,), steps) if length is None else length
         condition = self._condition(noise_static, noise_dynamic)
-        kinds = np.minimum(np.arange(steps + 1), 1)  # 0 the static token, 1 the dynamic ones
         ends = dense(self.width, "ends")(_distances_to_ends(length, steps))
         tokens = jnp.concatenate(
             [
@@ -132,12 +131,18 @@ class FactorTransformer(nn.Module):
             axis=1,
         )
         seen = jnp.arange(steps + 1)[None, :] <= length[:, None]
-        for layer in range(self.num_layers):
-            block = _Block(self.width, self.num_heads, self.dropout, name=f"block_{layer}")
-            tokens = block(tokens, condition, kinds, seen, train)
+        # Over stacked parameters, so that XLA compiles one block, whatever their number.
+        blocks = nn.scan(
+            _Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=self.num_layers,
+        )(self.width, self.num_heads, self.dropout, train, name="blocks")
+        tokens, _ = blocks(tokens, condition, seen)
         tokens = nn.LayerNorm(NORM_EPSILON, use_bias=False, use_scale=False)(tokens)
         scale = dense(2 * self.width, "out_condition", gain=1e-5)(condition)
-        tokens = scale_shift(tokens, jnp.take(scale, kinds, axis=1))
+        tokens = scale_shift(tokens, _for_tokens(scale, steps + 1))
         return (
             dense(self.static_dim, "static_out", gain=1e-5)(tokens[:, 0]),
             dense(self.dynamic_dim, "dynamic_out", gain=1e-5)(tokens[:, 1:]),
@@ -166,32 +171,32 @@ class _Block(nn.Module):
       width: of a token.
       num_heads: attention heads.
       dropout: rate.
+      train: dropout on.
     """
 
     width: int
     num_heads: int
     dropout: float
+    train: bool
 
     @nn.compact
     def __call__(
         self,
         tokens: Float[Array, "B L W"],
-        condition: Float[Array, "B K W"],
-        kinds: Int[np.ndarray, "L"],
+        condition: Float[Array, "B 2 W"],
         seen: Bool[Array, "B L"],
-        train: bool,
-    ) -> Float[Array, "B L W"]:
+    ) -> tuple[Float[Array, "B L W"], None]:
         """Tokens after one block; ``seen`` is False for padding, which no token reads."""
         known = dense(6 * self.width, "condition", gain=1e-5)(condition)
         scale_1, gate_1, scale_2, gate_2 = jnp.split(
-            jnp.take(known, kinds, axis=1), np.cumsum((2, 1, 2)) * self.width, axis=-1
+            _for_tokens(known, tokens.shape[1]), np.cumsum((2, 1, 2)) * self.width, axis=-1
         )
         norm = nn.LayerNorm(NORM_EPSILON, use_bias=False, use_scale=False)
         read = self._attend(scale_shift(norm(tokens), scale_1), seen)
-        tokens = tokens + gate_1 * Dropout(self.dropout)(read, train)
+        tokens = tokens + gate_1 * Dropout(self.dropout)(read, self.train)
         h = dense(MLP_FACTOR * self.width, "mlp_0")(scale_shift(norm(tokens), scale_2))
-        h = Dropout(self.dropout)(nn.silu(h), train)
-        return tokens + gate_2 * dense(self.width, "mlp_1")(h)
+        h = Dropout(self.dropout)(nn.silu(h), self.train)
+        return tokens + gate_2 * dense(self.width, "mlp_1")(h), None
 
     def _attend(self, h: Float[Array, "B L W"], seen: Bool[Array, "B L"]) -> Float[Array, "B L W"]:
         """Self-attention whose scores also depend on how far apart two steps are."""
@@ -207,6 +212,11 @@ class _Block(nn.Module):
         scores = jnp.where(seen[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         read = jnp.einsum("bhqk,bkhc->bqhc", nn.softmax(scores), value)
         return dense(self.width, "out")(read.reshape(h.shape))
+
+
+def _for_tokens(of_kinds: Float[Array, "B 2 W"], count: int) -> Float[Array, "B L W"]:
+    """What holds for the static token, and for all dynamic ones, at each of ``count`` tokens."""
+    return jnp.take(of_kinds, np.minimum(np.arange(count), 1), axis=1)
 
 
 def _distances_to_ends(length: Int[Array, "B"], steps: int) -> Float[Array, "B V F"]:
