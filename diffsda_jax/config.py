@@ -60,6 +60,8 @@ def _eval_defaults() -> dict[str, Any]:
         "judge_steps": 600,  # of training the judge on real clips
         "task_steps": 1_000,  # of training each probe of the tasks
         "batch_size": 64,
+        "num_samples": 256,  # of the part generation: clips that a prior makes in each way
+        "interpolation": "linear",  # linear | spherical: between static factors
         "vocoder": "",  # audio: a HiFi-GAN checkpoint; empty = Griffin-Lim
         "parts": (
             "reconstruction",

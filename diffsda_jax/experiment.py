@@ -167,6 +167,7 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
         "judge_steps",
         "task_steps",
         "batch_size",
+        "num_samples",
     )
     for name in ("num_steps", *counts):
         least = 2 if name == "num_steps" else 1
@@ -182,6 +183,8 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
         judge_steps=options.judge_steps,
         task_steps=options.task_steps,
         batch_size=options.batch_size,
+        num_samples=options.num_samples,
+        interpolation=options.interpolation,
     )
 
 

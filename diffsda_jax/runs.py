@@ -222,6 +222,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.train.update(
         batch_size=8, num_steps=2, log_every_steps=1, checkpoint_every_steps=2, eval_every_steps=0
     )
-    config.eval.update(num_steps=2, num_swaps=8, judge_steps=5, task_steps=5, batch_size=16)
+    config.eval.update(num_steps=2, num_swaps=8, num_samples=8)
+    config.eval.update(judge_steps=5, task_steps=5, batch_size=16)
     config.loss.noise_draws = min(config.loss.noise_draws, 2)
     return config

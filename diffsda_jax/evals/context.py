@@ -27,6 +27,7 @@ Render = Callable[[np.ndarray, np.ndarray], Clips]  # of static and dynamic fact
 # Places of the donors of the static factor and of the dynamics.
 Pairs = tuple[Integer[np.ndarray, " P"], Integer[np.ndarray, " P"]]
 FORMS = ("corrected", "reference")
+INTERPOLATIONS = ("linear", "spherical")
 _START_OF_FORM = {"corrected": "random", "reference": "target"}
 _DEFAULT_PARTS = ("verification", "probes", "judge", "reconstruction", "swap", "one_factor")
 _ALL_PARTS = (
@@ -38,6 +39,7 @@ _ALL_PARTS = (
     "interventions",
     "faces",
     "face_reconstruction",
+    "generation",
 )
 
 
@@ -59,6 +61,8 @@ class EvalSettings:
       judge_steps: optimiser steps of the judge.
       task_steps: optimiser steps of each repeat of the probes of tasks.
       batch_size: clips encoded and sampled at once.
+      num_samples: clips that a prior makes in each way, and as many of each control.
+      interpolation: of static factors, ``linear`` or ``spherical`` (about their mean).
     """
 
     num_swaps: int = 256
@@ -70,6 +74,8 @@ class EvalSettings:
     judge_steps: int = 600
     task_steps: int = 1000
     batch_size: int = 64
+    num_samples: int = 256
+    interpolation: str = "linear"
 
     def __post_init__(self):
         """Check the choices and resolve the start noise; ValueError for an unknown one."""
@@ -77,6 +83,7 @@ class EvalSettings:
         if self.start is None:
             object.__setattr__(self, "start", _START_OF_FORM[self.form])
         check_choice("start", self.start, STARTS)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for part in self.parts:
             check_choice("parts", part, _ALL_PARTS)
 
@@ -138,6 +145,11 @@ class Context(Domain):
     def to_frames(self, x: Clips) -> Float[np.ndarray, "B V H W C"]:
         """What is to be seen of video clips: frames ``[N, V, H, W, C]`` in [-1, 1]."""
         return x if self.frame_decoder is None else self.frame_decoder(x)
+
+    def to_rgb(self, x: Clips) -> Float[np.ndarray, "B V H W 3"]:
+        """RGB frames as a picture shows them, in [-1, 1]; a single channel is grey."""
+        frames = np.clip(np.asarray(self.to_frames(x), np.float32), -1.0, 1.0)
+        return np.repeat(frames, 3, -1) if frames.shape[-1] == 1 else frames
 
     def test_clips(self, index: Integer[np.ndarray, " P"]) -> tuple[Clips, Factors, Lengths | None]:
         """Some test clips, their factors and lengths."""
@@ -210,6 +222,16 @@ class Context(Domain):
             seed=self.settings.seed,
             batch_size=self.settings.batch_size,
         )
+        return self.decode_from_noise(factors, noise)
+
+    def decode_from_noise(
+        self, factors: Factors, noise: Float[np.ndarray, "B V *element"] | None = None
+    ) -> Clips:
+        """Clips of factors that belong to no test clip, from given noise or that of the seed."""
+        if noise is None:
+            shape = (*factors.dynamic.shape[:2], *self.test["x"].shape[2:])
+            rng = np.random.default_rng(self.settings.seed)
+            noise = rng.standard_normal(shape, dtype=np.float32)
         return decode_factors(
             self.model,
             factors,

@@ -16,6 +16,7 @@ from diffsda_jax.evals import gallery
 from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.context import Context, Domain, EvalSettings
 from diffsda_jax.evals.enrolment import enrol_unseen
+from diffsda_jax.evals.generation_pictures import draw_generation
 from diffsda_jax.evals.interface import SequenceModel, encode_clips
 from diffsda_jax.evals.judges import Judge, train_judge
 from diffsda_jax.evals.parts import PARTS
@@ -98,7 +99,10 @@ def evaluate(
             )
     domain = domain or Domain()
     readers, trial, enrolled = enrol_unseen(train, test, spare=domain.given_pairs is None)
-    if judge is None and {"judge", "swap", "one_factor", "interventions"} & set(chosen.parts):
+    judged = {"judge", "swap", "one_factor", "interventions"} | (
+        {"generation"} if domain.prior else set()
+    )
+    if judge is None and judged & set(chosen.parts):
         judge = make_judge(readers, chosen.judge_steps, chosen.seed)
     context = Context(
         model=model,
@@ -125,6 +129,10 @@ def evaluate(
         _add_sounds(result, context)
         if kind == "video" and not context.why_no_swaps():
             _add_videos(result, context)
+        if "generation" in chosen.parts:
+            images, videos = draw_generation(context, feature_names, denormalize)
+            result.images |= images
+            result.videos |= videos
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result

@@ -224,10 +224,10 @@ def face_reconstruction(context: Context) -> Outcome:
     }
 
     def see(block: np.ndarray) -> dict[str, np.ndarray]:
-        frames = _frames_of(context, x[block])
+        frames = context.to_rgb(x[block])
         seen = _prefixed("real", look(context.networks, frames))
         for start, shown in decoded.items():
-            shown = _frames_of(context, shown[block])
+            shown = context.to_rgb(shown[block])
             seen |= _prefixed(start, look(context.networks, shown))
             seen |= _prefixed(f"{start}_errors", frame_errors(frames, shown))
         return seen
@@ -291,14 +291,8 @@ def _labels_of(context: Context, name: str, index: Integer[np.ndarray, " P"]) ->
     return [index] if label is None else [index, label]
 
 
-def _frames_of(context: Context, x: Clips) -> Video:
-    """RGB frames as a picture shows them, in [-1, 1]; a single channel is grey."""
-    frames = np.clip(np.asarray(context.to_frames(x), np.float32), -1.0, 1.0)
-    return np.repeat(frames, 3, -1) if frames.shape[-1] == 1 else frames
-
-
 def _look_at(context: Context, x: Clips) -> Views:
-    return look(context.networks, _frames_of(context, x))
+    return look(context.networks, context.to_rgb(x))
 
 
 def _by_blocks(

@@ -71,18 +71,24 @@ def pool_over_time(
 
 def series_statistics(
     x: Float[np.ndarray, "N V F"], length: Lengths | None = None
-) -> Float[np.ndarray, "N F3"]:
-    """Plain features of series: mean, spread and spread of the changes from step to step.
+) -> Float[np.ndarray, "N F6"]:
+    """Plain features of series: where they are in each quarter, their spread, and how they change.
 
-    Three numbers of each of the F features: mean and standard deviation over the real steps, and
-    root mean square of the differences of neighbouring steps.
+    Six numbers of each of the F features: means over the four quarters of the real steps, standard
+    deviation over all of them, and root mean square of the differences of neighbouring steps. A
+    quarter without a step, of fewer than four, has the mean of all.
     """
-    valid = valid_steps(*x.shape[:2], length)[..., None]
-    mean, spread = _mean_and_std(x, valid)
-    both = valid[:, 1:]
+    valid = valid_steps(*x.shape[:2], length)
+    mean, spread = _mean_and_std(x, valid[..., None])
+    quarter = 4 * np.arange(x.shape[1]) // np.maximum(valid.sum(1, keepdims=True), 1)
+    means = []
+    for number in range(4):
+        use = (valid & (quarter == number))[..., None]
+        means.append(np.where(use.any(1), _mean_and_std(x, use)[0], mean))
+    both = valid[:, 1:, None]
     change = np.where(both, np.diff(x, axis=1), 0.0)
     roughness = np.sqrt(np.square(change).sum(1) / np.maximum(both.sum(1), 1))
-    return np.concatenate([mean, spread, roughness], axis=-1)
+    return np.concatenate([*means, spread, roughness], axis=-1)
 
 
 def _moments(features: Features) -> tuple[np.ndarray, np.ndarray]:

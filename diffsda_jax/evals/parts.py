@@ -6,6 +6,7 @@ from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals.context import Context
 from diffsda_jax.evals.downstream import known_factors, tasks
 from diffsda_jax.evals.faces import face_reconstruction, faces
+from diffsda_jax.evals.generation import generation
 from diffsda_jax.evals.interface import Clips
 from diffsda_jax.evals.interventions import interventions
 from diffsda_jax.evals.labelled_codes import disentanglement
@@ -154,6 +155,7 @@ PARTS = {
     "interventions": interventions,
     "faces": faces,
     "face_reconstruction": face_reconstruction,
+    "generation": generation,
 }
 
 

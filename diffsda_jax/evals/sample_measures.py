@@ -35,6 +35,21 @@ def label_scores(probabilities: Probabilities) -> dict[str, float]:
     }
 
 
+def label_distance(
+    probabilities: dict[str, Float[np.ndarray, "_ _"]],
+    other: dict[str, Float[np.ndarray, "_ _"]],
+) -> float:
+    """Total variation between the labels that a judge sees in two sets of clips, from 0 to 1.
+
+    Of the joint distribution of all labels, so that a wrong dependence between them counts too.
+
+    Args:
+      probabilities: of the classes in the clips of one set, by kind of label.
+      other: the same of the other set.
+    """
+    return float(0.5 * np.abs(_joint(probabilities) - _joint(other)).sum())
+
+
 def nearest_distance(items: Items, others: Items) -> Float[np.ndarray, " _"]:
     """Euclidean distance of each item to the nearest of the others."""
     items, others = np.asarray(items, np.float32), np.asarray(others, np.float32)
@@ -112,6 +127,14 @@ def spherical_path(
     arc = centre + radius * turned / np.where(sine > 1e-4, sine, 1.0)
     path = np.where(sine > 1e-4, arc, straight_path(begin, end, count))
     return path.astype(np.float32)
+
+
+def _joint(probabilities: dict[str, Float[np.ndarray, "N _"]]) -> Float[np.ndarray, "*classes"]:
+    """Share of each combination of classes, an axis for each kind of label."""
+    product = np.ones(len(next(iter(probabilities.values()))))
+    for values in probabilities.values():
+        product = product[..., None] * values.reshape(len(values), *(1,) * (product.ndim - 1), -1)
+    return product.mean(0)
 
 
 def _entropy(probabilities: Probabilities) -> Float[np.ndarray, " N"]:
