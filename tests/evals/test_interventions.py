@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from diffsda_jax.evals import labels as reading
+from diffsda_jax.evals.context import Domain
+from diffsda_jax.evals.evaluate import evaluate
 from diffsda_jax.evals.interventions import (
     assign_codes,
     codes_tell,
@@ -18,13 +20,15 @@ from diffsda_jax.factors import Factors
 
 
 @pytest.fixture(autouse=True)
-def exact_readers(monkeypatch):
+def exact_readers(request, monkeypatch):
     """Judges that need no training; those that are trained have their own tests."""
 
     def train(x, **options):
         assert "static_label" in options and set(np.unique(options["static_label"])) == {0, 1}
         return levels.HeightJudge(net=JudgeNet(2, 0, 4), params={})
 
+    if "slow" in request.keywords:
+        return
     monkeypatch.setattr(reading, "train_judge", train)
 
 
@@ -149,3 +153,39 @@ def test_only_pairs_that_differ_count():
     hits = swap_hits(judged, own, given, {"a"})
     assert hits == {"a": pytest.approx(200 / 3), "b": 50.0}
     assert "b" not in swap_hits(judged, own, dict(given, b=own["b"]), {"a"})
+
+
+SETTINGS = {"kind": "series", "num_swaps": 60, "parts": ("disentanglement", "interventions")}
+
+
+def test_an_evaluation_has_both_parts(tmp_path):
+    result = evaluate(
+        levels.Oracle(),
+        levels.arrays(200, 0),
+        levels.arrays(150, 1),
+        judge=levels.ExactJudge(net=JudgeNet(3, 2, 4), params={}),
+        domain=Domain(tasks=levels.TASKS),
+        pictures=False,
+        output_dir=tmp_path,
+        **SETTINGS,
+    )
+    assert result.notes == [] and (tmp_path / "metrics.json").exists()
+    assert result.metrics["disentanglement/clips_mig"] > 0.8
+    assert result.metrics["interventions/swap_codes_score_percent"] == 100.0
+    assert np.isfinite(list(result.metrics.values())).all()
+
+
+@pytest.mark.slow
+def test_trained_judges_read_every_label():
+    result = evaluate(
+        levels.Oracle(),
+        levels.arrays(300, 0),
+        levels.arrays(150, 1),
+        judge_steps=150,
+        domain=Domain(tasks=levels.TASKS),
+        pictures=False,
+        **SETTINGS,
+    )
+    for name in ("static", "height", "dynamic"):
+        assert result.metrics[f"interventions/judged_{name}_accuracy_percent"] > 97.0, name
+    assert result.metrics["interventions/swap_codes_score_percent"] > 97.0
