@@ -23,7 +23,7 @@ RECURRENCES = ("lstm", "reference")
 ACTIVATIONS = ("linear", "tanh")
 PRECISIONS = ("float32", "bfloat16")
 # Fields that only series know, and what they are for video.
-SERIES_ONLY = {"encoder_sees_mask": False, "center_dynamic": False, "precision": "float32"}
+SERIES_ONLY = {"encoder_sees_mask": False, "center_dynamic": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,9 @@ class ModelSpec:
       encoder_sees_mask: the encoder is told which values are observed (series). Off in the paper
         and the released code.
       dropout: rate in both networks.
-      precision: of the numbers that large products multiply, ``"float32"`` or ``"bfloat16"``
-        (series); sums, parameters and everything else are float32.
+      precision: of the numbers that large products multiply, ``"float32"`` or ``"bfloat16"``;
+        sums, parameters, and what the networks take and give are float32. In the U-Nets of video
+        what lies between the products is bfloat16 too.
       sigma_data: standard deviation of the data that the preconditioning assumes.
       sigma_min: lowest noise level of the samplers.
       sigma_max: highest noise level of the samplers.
@@ -216,6 +217,7 @@ class DiffSDAModel(nn.Module):
                 channel_mults=spec.channel_mults,
                 attention_levels=spec.attention_levels,
                 dropout=spec.dropout,
+                bfloat16=bfloat16,
             )
             front = VideoFront(unet(1, spec.encoder_channels, tail_gain=1.0), spec.encoder_pooling)
             self.denoiser = UNetDenoiser(

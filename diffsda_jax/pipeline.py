@@ -1,8 +1,12 @@
 """The public API: a trained or converted checkpoint as an object that encodes, samples, inverts."""
 
+import dataclasses
 import functools
+import json
+import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,11 +17,14 @@ from jaxtyping import Bool, Float, Int
 
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion import samplers, schedules
+from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.factors import Factors
 from diffsda_jax.model import ModelSpec, make_model, variable_shapes
 from diffsda_jax.rngs import stream
 
 ArrayLike = Array | np.ndarray
+SAMPLER_FILE = "sampler.json"  # in the workdir, of ``--mode=sampling``
+logger = logging.getLogger(__name__)
 
 
 class DiffSDA:
@@ -31,6 +38,8 @@ class DiffSDA:
       variables: collections ``params`` and ``constants``.
       normalizer: between the units of the data and the model's, or None if not known.
       meta: what the checkpoint says of itself (step, config, ...).
+      sampler: what ``sample`` and ``invert`` do unless told otherwise: what ``--mode=sampling``
+        chose in the workdir, else that of a distilled model, else Heun with 32 steps.
 
     References:
       DiffSDA (arXiv 2510.05717), sections 3 and 4.
@@ -42,10 +51,12 @@ class DiffSDA:
         variables: Mapping[str, Any],
         normalizer: Normalizer | None = None,
         meta: Mapping[str, Any] | None = None,
+        sampler: SamplerSpec | None = None,
     ):
         """Takes weights that fit ``spec``; see ``from_checkpoint`` for the usual way."""
         self.spec, self.variables = spec, dict(variables)
         self.normalizer, self.meta = normalizer, dict(meta or {})
+        self.sampler = sampler or SamplerSpec()
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike, weights: str = "ema") -> "DiffSDA":
@@ -60,7 +71,8 @@ class DiffSDA:
 
         Raises:
           FileNotFoundError: the directory does not exist.
-          ValueError: it is no checkpoint, is damaged, or holds another architecture than it says.
+          ValueError: it is no checkpoint, is damaged, or holds another architecture than it says;
+            or the workdir's ``sampler.json`` cannot be read.
         """
         from diffsda_jax.train import checkpoint  # Orbax takes seconds to import
 
@@ -72,8 +84,47 @@ class DiffSDA:
             )
         spec = ModelSpec.from_dict(meta["model"])
         checkpoint.check_compatible(variable_shapes(spec), variables)
-        normalizer = meta.get("normalizer")
-        return cls(spec, variables, normalizer and Normalizer.from_dict(normalizer), meta)
+        normalizer, sampler = meta.get("normalizer"), load_sampler(path, meta.get("step"))
+        if sampler is None and "distilled" in meta:
+            sampler = SamplerSpec.from_dict(meta["distilled"]["sampler"])
+        return cls(spec, variables, normalizer and Normalizer.from_dict(normalizer), meta, sampler)
+
+    def using(
+        self,
+        solver: str | None = None,
+        num_steps: int | None = None,
+        eta: float | None = None,
+        *,
+        precision: str | None = None,
+        sampler: SamplerSpec | None = None,
+    ) -> "DiffSDA":
+        """The same weights with another default sampler or precision.
+
+        Args:
+          solver: one of ``samplers.SOLVERS``; None = the present one. Another one starts without
+            the present one's eta and levels.
+          num_steps: N; None = the present number.
+          eta: share of the ancestral noise; None = the present one.
+          precision: of the network's large products, ``"float32"`` or ``"bfloat16"``; None = the
+            model's.
+          sampler: all of a sampler at once, instead of the first three.
+
+        Returns:
+          A model that shares this one's variables.
+
+        Raises:
+          ValueError: a value that is not allowed.
+        """
+        sampler = sampler or self.sampler
+        if solver is not None and solver != sampler.solver:
+            sampler = SamplerSpec(solver, sampler.num_steps)
+        given = {"num_steps": num_steps, "eta": eta}
+        given = {name: value for name, value in given.items() if value is not None}
+        spec = self.spec
+        if precision is not None:
+            spec = dataclasses.replace(spec, precision=precision)
+        sampler = dataclasses.replace(sampler, **given)
+        return DiffSDA(spec, self.variables, self.normalizer, self.meta, sampler)
 
     def encode(
         self,
@@ -131,23 +182,33 @@ class DiffSDA:
         self,
         factors: Factors,
         start: Float[ArrayLike, "B V *event"] | None = None,
-        num_steps: int = 32,
+        num_steps: int | None = None,
         seed: int = 0,
+        solver: str | None = None,
+        eta: float | None = None,
+        precision: str | None = None,
     ) -> Float[Array, "B V *event"]:
         """Decodes factors: from noise to data along the probability-flow ODE, all steps at once.
+
+        What is None is as in ``sampler``, see ``using``.
 
         Args:
           factors: of B sequences of V steps.
           start: unit-variance noise to start from, such as ``invert`` gives; None = drawn.
-          num_steps: N; costs ``2 N - 1`` evaluations of the network.
+          num_steps: N; costs N evaluations of the network, with Heun ``2 N - 1``.
           seed: of the drawn noise.
+          solver: one of ``samplers.SOLVERS``.
+          eta: share of noise added on the way, 0 to 1 (``euler`` and ``dpmpp_2m``).
+          precision: ``"float32"`` or ``"bfloat16"``: of the numbers that the network's large
+            products multiply. The state and the steps between are float32.
 
         Returns:
-          Normalised data, ``[B, V, ...]``.
+          Normalised data, ``[B, V, ...]``, float32.
 
         Raises:
-          ValueError: shapes that do not fit, or fewer than two steps.
+          ValueError: shapes that do not fit, or a sampler that does not exist.
         """
+        model = self.using(solver, num_steps, eta, precision=precision)
         shape = (*factors.dynamic.shape[:2], *self.spec.shape)
         self._check_factors(factors, shape[:2])
         if start is None:
@@ -157,27 +218,38 @@ class DiffSDA:
                 f"start has shape {tuple(start.shape)}, but the factors call for {shape}; give "
                 "noise of that shape, or None to draw it."
             )
-        return _sample(self.spec, num_steps, self.variables, start, factors)
+        key = stream(jax.random.key(seed), "sample")
+        return _sample(model.spec, model.sampler, self.variables, start, factors, key)
 
     def invert(
-        self, x: Float[ArrayLike, "B V *event"], factors: Factors, num_steps: int = 32
+        self,
+        x: Float[ArrayLike, "B V *event"],
+        factors: Factors,
+        num_steps: int | None = None,
+        solver: str | None = None,
+        precision: str | None = None,
     ) -> Float[Array, "B V *event"]:
         """Stochastic encoding: the noise ``x_T`` from which ``sample`` gives ``x`` back.
+
+        What is None is as in ``sampler``, see ``using``; its eta does not count.
 
         Args:
           x: normalised data.
           factors: of ``x``.
-          num_steps: N; costs ``2 N - 1`` evaluations of the network.
+          num_steps: N; costs N evaluations of the network, with Heun ``2 N - 1``.
+          solver: one of ``samplers.SOLVERS``.
+          precision: as in ``sample``.
 
         Returns:
           Noise of about unit variance, shaped like ``x``.
 
         Raises:
-          ValueError: shapes that do not fit, or fewer than two steps.
+          ValueError: shapes that do not fit, or a sampler that does not exist.
         """
         self._check_x("x", x)
         self._check_factors(factors, x.shape[:2])
-        return _invert(self.spec, num_steps, self.variables, x, factors)
+        model = self.using(solver, num_steps, eta=0.0, precision=precision)
+        return _invert(model.spec, model.sampler, self.variables, x, factors)
 
     def _check_x(self, name: str, x: ArrayLike) -> None:
         """Refuses data whose steps do not have the model's shape, or that are not finite."""
@@ -228,15 +300,73 @@ def _denoise_at(spec: ModelSpec, variables: Any, factors: Factors) -> samplers.D
     return denoise
 
 
+def _levels(spec: ModelSpec, sampler: SamplerSpec) -> dict[str, float]:
+    """What the sampler's grid is made of."""
+    return sampler.levels(spec.sigma_min, spec.sigma_max, spec.rho)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _sample(
-    spec: ModelSpec, num_steps: int, variables: Any, start: Array, factors: Factors
+    spec: ModelSpec,
+    sampler: SamplerSpec,
+    variables: Any,
+    start: Array,
+    factors: Factors,
+    key: Array,
 ) -> Array:
-    sigmas = schedules.sigma_grid(num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
-    return samplers.heun(_denoise_at(spec, variables, factors), start * spec.sigma_max, sigmas)
+    levels = _levels(spec, sampler)
+    return samplers.integrate(
+        sampler.solver,
+        _denoise_at(spec, variables, factors),
+        jnp.asarray(start, jnp.float32) * levels["sigma_max"],
+        schedules.sigma_grid(sampler.num_steps, **levels),
+        eta=sampler.eta,
+        key=key,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _invert(spec: ModelSpec, num_steps: int, variables: Any, x: Array, factors: Factors) -> Array:
-    sigmas = schedules.inversion_grid(num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
-    return samplers.heun(_denoise_at(spec, variables, factors), x, sigmas) / spec.sigma_max
+def _invert(
+    spec: ModelSpec, sampler: SamplerSpec, variables: Any, x: Array, factors: Factors
+) -> Array:
+    levels = _levels(spec, sampler)
+    grid = schedules.inversion_grid(sampler.num_steps, **levels)
+    denoise, x = _denoise_at(spec, variables, factors), jnp.asarray(x, jnp.float32)
+    return samplers.integrate(sampler.solver, denoise, x, grid) / levels["sigma_max"]
+
+
+def load_sampler(path: str | os.PathLike, step: int | None = None) -> SamplerSpec | None:
+    """The sampler that ``--mode=sampling`` chose for the run that a path lies in.
+
+    Args:
+      path: a run's workdir, its ``checkpoints`` folder, or one step's folder.
+      step: of the checkpoint that is read; one chosen at another step is used too, and logged.
+
+    Returns:
+      The sampler, or None where none was chosen.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    here = Path(path).expanduser().absolute()
+    parts = (here, *here.parents)
+    names = [part.name for part in parts[:2]]
+    file = parts[names.index("checkpoints") + 1 if "checkpoints" in names else 0] / SAMPLER_FILE
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text())
+        sampler = SamplerSpec.from_dict(values["sampler"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); run --mode=sampling again, or remove it to sample "
+            "with Heun."
+        ) from error
+    if step is not None and values.get("step") != step:
+        logger.warning(
+            "%s was chosen at step %s and is used at step %s; --mode=sampling chooses again",
+            file,
+            values.get("step"),
+            step,
+        )
+    return sampler

@@ -105,6 +105,37 @@ def test_half_precision_changes_little_and_keeps_the_parameters():
     assert found.dynamic.dtype == np.float32 and 0 < difference < 0.05
 
 
+def test_half_precision_of_the_u_nets_gives_float32_close_by():
+    half = dataclasses.replace(VIDEO, precision="bfloat16")
+    variables = init_variables(VIDEO, jax.random.key(0))
+    kernel = variables["params"]["denoiser"]["unet"]["conv_out"]["kernel"]
+    kernel *= 1e4  # starts at almost nothing
+    variables["params"]["denoiser"]["unet"]["conv_out"]["kernel"] = kernel
+    x = jax.random.normal(jax.random.key(1), (1, 2, *VIDEO.shape))
+    found, expected = (
+        make_model(spec).apply(variables, x, jnp.full((1, 2), 0.5)) for spec in (half, VIDEO)
+    )
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert found.dtype == np.float32 and 1e-5 < error < 0.02
+    traced = jax.make_jaxpr(lambda x: make_model(half).apply(variables, x, jnp.ones((1, 2))))(x)
+    products = [
+        [v.aval.dtype for v in equation.invars]
+        for equation in _equations(traced.jaxpr)
+        if equation.primitive.name == "conv_general_dilated"
+    ]
+    halves = [kinds for kinds in products if kinds == [jnp.bfloat16] * 2]
+    assert len(products) - len(halves) == 2  # the last convolution of either U-Net
+
+
+def _equations(jaxpr):
+    """All equations of a program, those of the functions it calls too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            if hasattr(value, "jaxpr"):
+                yield from _equations(value.jaxpr)
+
+
 def test_centred_dynamics_do_not_know_what_all_steps_share():
     spec = dataclasses.replace(SERIES, center_dynamic=True)
     model, variables = make_model(spec), init_variables(spec, jax.random.key(0))
@@ -186,7 +217,7 @@ def test_bad_series_values_are_named(changes, match):
         ({"attention_levels": (2,)}, "names level 2.*0 to 1"),
         ({"shape": (8,)}, "must be \\(H, W, C\\)"),
         ({"center_dynamic": True}, "center_dynamic is True for kind 'video'.*set it to False"),
-        ({"precision": "bfloat16"}, "precision is 'bfloat16' for kind 'video'"),
+        ({"precision": "float16"}, "precision is 'float16'; allowed: 'float32', 'bfloat16'"),
     ],
 )
 def test_bad_video_values_are_named(changes, match):

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 
 from diffsda_jax import DiffSDA, Factors
 from diffsda_jax.data.transforms import Normalizer
+from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.model import ModelSpec, init_variables
 from diffsda_jax.train import checkpoint
 
@@ -63,6 +65,71 @@ def test_inversion_and_sampling_undo_each_other(model, x):
     np.testing.assert_allclose(back, x, atol=0.02)
 
 
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "ab2"])
+def test_solvers_agree_where_steps_are_many_and_undo_themselves(model, x, solver):
+    factors = model.encode(x)
+    noise = model.invert(x, factors, num_steps=100)
+    back = model.sample(factors, start=noise, num_steps=100, solver=solver)
+    np.testing.assert_allclose(back, x, atol=0.02)
+    own = model.invert(x, factors, num_steps=100, solver=solver)
+    np.testing.assert_allclose(own, noise, atol=0.02)
+
+
+def test_the_models_own_sampler_is_the_default(model, x):
+    factors = model.encode(x)
+    chosen = SamplerSpec("euler", 4, sigma_min=0.02, sigma_max=10.0)
+    ours = model.using(sampler=chosen)
+    start = jax.random.normal(jax.random.key(3), x.shape)
+    default = ours.sample(factors, start=start)
+    given = model.using("euler", 4).sample(factors, start=start)
+    assert not np.allclose(default, given)  # the levels are the sampler's own
+    np.testing.assert_array_equal(ours.sample(factors, start=start, num_steps=4), default)
+    # Another solver starts from the model's levels.
+    other = ours.sample(factors, start=start, solver="dpmpp_2m", num_steps=3)
+    expected = model.sample(factors, start=start, solver="dpmpp_2m", num_steps=3)
+    np.testing.assert_array_equal(other, expected)
+    assert not np.allclose(ours.invert(x, factors), model.invert(x, factors, 4, "euler"))
+
+
+def test_noise_on_the_way_depends_on_the_seed(model, x):
+    factors, start = model.encode(x), jax.random.normal(jax.random.key(3), x.shape)
+    first, again, other = (
+        model.sample(factors, start=start, num_steps=4, seed=seed, solver="euler", eta=1.0)
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_half_precision_is_for_the_network_only(model, x):
+    factors, start = model.encode(x), jax.random.normal(jax.random.key(3), x.shape)
+    exact = model.sample(factors, start=start, num_steps=8, solver="dpmpp_2m")
+    half = model.sample(factors, start=start, num_steps=8, solver="dpmpp_2m", precision="bfloat16")
+    error = np.linalg.norm(half - exact) / np.linalg.norm(exact)
+    assert half.dtype == np.float32 and 0 < error < 0.02
+    again = model.using(precision="bfloat16").sample(
+        factors, start=start, num_steps=8, solver="dpmpp_2m"
+    )
+    np.testing.assert_array_equal(half, again)
+
+
+def test_a_chosen_sampler_is_read_from_every_path(model, tmp_path, caplog):
+    meta = {"model": SPEC.to_dict(), "step": 0}
+    checkpoint.save_converted(tmp_path / "run", model.variables, meta)
+    assert DiffSDA.from_checkpoint(tmp_path / "run").sampler == SamplerSpec("heun", 32)
+    chosen, file = SamplerSpec("dpmpp_2m", 12), tmp_path / "run" / "sampler.json"
+    file.write_text(json.dumps({"sampler": chosen.to_dict(), "step": 0}))
+    for path in (".", "checkpoints", "checkpoints/0"):
+        assert DiffSDA.from_checkpoint(tmp_path / "run" / path).sampler == chosen
+    assert not caplog.records
+    file.write_text(json.dumps({"sampler": chosen.to_dict(), "step": 7}))
+    assert DiffSDA.from_checkpoint(tmp_path / "run").sampler == chosen
+    assert "was chosen at step 7 and is used at step 0" in caplog.text
+    file.write_text('{"solver": "dpmpp_2m"}')
+    with pytest.raises(ValueError, match="sampler.json cannot be read.*--mode=sampling again"):
+        DiffSDA.from_checkpoint(tmp_path / "run")
+
+
 def test_a_checkpoint_restores_the_model(model, x, tmp_path):
     normalizer = Normalizer(np.ones(3, np.float32), np.full(3, 2.0, np.float32))
     meta = {"model": SPEC.to_dict(), "normalizer": normalizer.to_dict()}
@@ -106,3 +173,7 @@ def test_wrong_shapes_are_named(model, x):
         model.sample(Factors(static=factors.static[:, :1], dynamic=factors.dynamic))
     with pytest.raises(ValueError, match="num_steps is 1"):
         model.sample(factors, num_steps=1)
+    with pytest.raises(ValueError, match="solver is 'rk4'; allowed: 'heun', 'euler'"):
+        model.sample(factors, solver="rk4")
+    with pytest.raises(ValueError, match="precision is 'half'; allowed: 'float32', 'bfloat16'"):
+        model.sample(factors, precision="half")

@@ -27,7 +27,8 @@ class Method(NamedTuple):
       exponential: D is extrapolated, in ``lambda = -ln sigma``, and the linear part of the ODE is
         solved exactly; otherwise the slope ``(x - D) / sigma`` is, in sigma.
       midpoint: order 2 by the formula of DPM-Solver++ instead of the integral of the line.
-      corrects: the answer at a step's end also corrects that step, at no further evaluation.
+      corrects: the answer at a step's end also corrects that step, at no further evaluation; on a
+        falling grid only, since the first step upwards is too long for it.
       ancestral: can add noise.
     """
 
@@ -42,7 +43,7 @@ METHODS = {
     "euler": Method(1, ancestral=True),
     "dpmpp_2m": Method(2, midpoint=True, ancestral=True),
     "dpmpp_3m": Method(3),
-    "unipc": Method(3, corrects=True),
+    "unipc": Method(2, corrects=True),
     "ab2": Method(2, exponential=False),
     "ab3": Method(3, exponential=False),
     "ab4": Method(4, exponential=False),
@@ -145,7 +146,8 @@ def solve(
     sigmas: Float[np.ndarray, "N1"],
     eta: float = 0.0,
     key: PRNGKeyArray | None = None,
-) -> Float[Array, "*shape"]:
+    trajectory: bool = False,
+) -> Float[Array, "..."]:
     """Runs through the tables of a solver; one evaluation for each of the N steps.
 
     Args:
@@ -155,12 +157,15 @@ def solve(
       sigmas: as in ``predictor``.
       eta: share of the ancestral noise.
       key: of that noise; not read where eta is 0.
+      trajectory: also keep the state after every step.
 
     Returns:
-      The state at ``sigmas[-1]``.
+      The state at ``sigmas[-1]``; with ``trajectory`` the states after each of the N steps,
+      ``[N, *shape]``.
     """
     predict = predictor(method, sigmas, eta)
-    correct = corrector(method, sigmas) if method.corrects else None
+    corrects = method.corrects and sigmas[0] > sigmas[-1]
+    correct = corrector(method, sigmas) if corrects else None
     tables = jax.tree.map(lambda values: jnp.asarray(values, jnp.float32), (predict, correct))
     levels = jnp.asarray(sigmas[:-1], jnp.float32)
 
@@ -175,12 +180,12 @@ def solve(
         if eta:
             noise = jax.random.normal(stream(key, "ancestral", place), x.shape, x.dtype)
             x_next += predict.noise * noise
-        return (x_next, x, answers), None
+        return (x_next, x, answers), x_next if trajectory else None
 
-    answers = (jnp.zeros_like(x_start),) * (method.order + method.corrects)
+    answers = (jnp.zeros_like(x_start),) * (method.order + corrects)
     inputs = (jnp.arange(len(levels)), levels, tables)
-    (x_end, _, _), _ = jax.lax.scan(turn, (x_start, x_start, answers), inputs)
-    return x_end
+    (x_end, _, _), states = jax.lax.scan(turn, (x_start, x_start, answers), inputs)
+    return states if trajectory else x_end
 
 
 def _step(row: Table, x: Array, answers: tuple[Array, ...]) -> Array:

@@ -13,11 +13,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-from diffsda_jax.diffusion import multistep
+from diffsda_jax.diffusion import consistency, multistep
 
 Denoise = Callable[[Array, Array], Array]  # (x_noisy, sigma []) -> x_denoised
 
 SOLVERS = ("heun", *multistep.METHODS)
+CONSISTENCY = "consistency"  # for distilled models only
 _ANCESTRAL = tuple(name for name, method in multistep.METHODS.items() if method.ancestral)
 
 
@@ -26,25 +27,44 @@ class SamplerSpec:
     """How to get from noise to data; plain values.
 
     Attributes:
-      solver: one of ``SOLVERS``.
+      solver: one of ``SOLVERS``, or ``"consistency"`` for a distilled model.
       num_steps: N, at least 2.
       eta: share of the ancestral noise, 0 (deterministic) to 1.
+      sigma_min: last level above zero; None = the model's, like the next two.
+      sigma_max: first level.
+      rho: how strongly the levels crowd at low noise.
     """
 
     solver: str = "heun"
     num_steps: int = 32
     eta: float = 0.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    rho: float | None = None
 
     def __post_init__(self):
         """Checks values; raises ValueError naming the field, the value and what is allowed."""
         check_solver(self.solver, self.eta)
         if self.num_steps < 2:
             raise ValueError(f"num_steps is {self.num_steps}; a sampler needs at least 2 steps.")
+        for name in ("sigma_min", "sigma_max", "rho"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(
+                    f"{name} is {value}; allowed: above 0, or None for the model's own."
+                )
 
     @property
     def evaluations(self) -> int:
         """How often the network runs for one sample."""
-        return 2 * self.num_steps - 1 if self.solver == "heun" else self.num_steps
+        other = {"heun": 2 * self.num_steps - 1, CONSISTENCY: self.num_steps - 1}
+        return other.get(self.solver, self.num_steps)
+
+    def levels(self, sigma_min: float, sigma_max: float, rho: float) -> dict[str, float]:
+        """The arguments of ``schedules.sigma_grid``: the sampler's own, else these of the model."""
+        own = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
+        model = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
+        return {name: model[name] if own[name] is None else own[name] for name in own}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -63,17 +83,23 @@ class SamplerSpec:
         return cls(**values)
 
 
+def can_add_noise(solver: str) -> bool:
+    """Whether a solver takes an ``eta`` above 0."""
+    return solver in _ANCESTRAL
+
+
 def check_solver(solver: str, eta: float = 0.0) -> None:
     """Refuses an unknown solver, and noise that a solver cannot add.
 
     Raises:
       ValueError: names the option, its value and what is allowed.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver is {solver!r}; allowed: {', '.join(map(repr, SOLVERS))}.")
+    allowed = (*SOLVERS, CONSISTENCY)
+    if solver not in allowed:
+        raise ValueError(f"solver is {solver!r}; allowed: {', '.join(map(repr, allowed))}.")
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; allowed: 0 (deterministic) to 1 (ancestral).")
-    if eta and solver not in _ANCESTRAL:
+    if eta and not can_add_noise(solver):
         raise ValueError(
             f"eta is {eta} with solver {solver!r}, which cannot add noise; set eta to 0, or choose "
             f"one of {', '.join(map(repr, _ANCESTRAL))}."
@@ -93,13 +119,14 @@ def integrate(
 
     Args:
       solver: one of ``SOLVERS``. ``heun``: two evaluations a step. One a step: ``euler`` (DDIM),
-        ``dpmpp_2m`` and ``dpmpp_3m`` (exponential, of order 2 and 3), ``unipc`` (the latter, each
-        step corrected by the next evaluation), ``ab2`` to ``ab4`` (Adams-Bashforth in sigma).
+        ``dpmpp_2m`` and ``dpmpp_3m`` (exponential, of order 2 and 3), ``unipc`` (of order 2,
+        each step corrected by the next evaluation), ``ab2`` to ``ab4`` (Adams-Bashforth in sigma).
+        ``consistency``, of distilled models: one a step but for the last, see ``consistency``.
       denoise: D at one scalar noise level shared by all items and steps.
       x_start: state at ``sigmas[0]``; for sampling ``sigmas[0]`` times unit-normal noise.
       sigmas: ``[N + 1]`` levels, falling to zero or rising; all but the last above zero.
       eta: share of the ancestral noise, 0 to 1; only on a falling grid.
-      key: of that noise.
+      key: of that noise, and of what ``consistency`` adds.
 
     Returns:
       The state at ``sigmas[-1]``.
@@ -110,6 +137,8 @@ def integrate(
     check_solver(solver, eta)
     if eta and key is None:
         raise ValueError(f"eta is {eta} and key is None; give key= for the noise, or set eta to 0.")
+    if solver == CONSISTENCY:
+        return consistency.solve(denoise, x_start, sigmas, key)
     if solver == "heun":
         return heun(denoise, x_start, sigmas)
     return multistep.solve(multistep.METHODS[solver], denoise, x_start, sigmas, eta, key)

@@ -73,7 +73,7 @@ def swap_series_figure(
         if captions is not None:
             _caption(axes[row, 0], captions[row])
     _explain(figure, axes, image, feature_names)
-    return _render(figure)
+    return render_figure(figure)
 
 
 def traversal_series_figure(
@@ -102,7 +102,7 @@ def traversal_series_figure(
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=9)
     _explain(figure, axes, image, feature_names)
-    return _render(figure)
+    return render_figure(figure)
 
 
 def dynamics_figure(
@@ -131,7 +131,7 @@ def dynamics_figure(
             axis.set_title(captions[clip], fontsize=9)
     axes[0].set_ylabel("dynamic factor", fontsize=9)
     axes[-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _render(figure)
+    return render_figure(figure)
 
 
 def static_scatter_figure(
@@ -166,7 +166,7 @@ def static_scatter_figure(
         axis.set_ylabel(f"component 2 of s ({share[1]:.0f} %)", fontsize=9)
     if label is not None and len(np.unique(classes)) <= _MAX_LEGEND:
         axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _render(figure)
+    return render_figure(figure)
 
 
 def _draw_series(
@@ -230,7 +230,7 @@ def _clean(axis) -> None:
     axis.grid(alpha=0.25, lw=0.6)
 
 
-def _render(figure: Figure) -> Picture:
+def render_figure(figure: Figure) -> Picture:
     """The figure as an array, drawn without a display."""
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)

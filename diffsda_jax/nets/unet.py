@@ -1,5 +1,6 @@
 """The 2-D U-Net applied to every frame on its own: denoiser (conditioned) and encoder (not)."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -8,14 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from diffsda_jax.nets.layers import (
-    Attention,
-    GroupNorm,
-    NoiseEmbedding,
-    conv,
-    dense,
-    scale_shift,
-)
+from diffsda_jax.nets import layers
+from diffsda_jax.nets.layers import Attention, GroupNorm, NoiseEmbedding, dense, scale_shift
 
 BLOCKS_DOWN = 2
 BLOCKS_UP = BLOCKS_DOWN + 1
@@ -34,6 +29,7 @@ class ResBlock(nn.Module):
       features: width of the output.
       attention: ends with self-attention.
       dropout: rate.
+      bfloat16: products, and what lies between them, in bfloat16; sums of norms in float32.
 
     References:
       DiffSDA (arXiv 2510.05717), appendix (video); Preechakul et al. 2022 (two AdaGN in a row).
@@ -42,6 +38,7 @@ class ResBlock(nn.Module):
     features: int
     attention: bool = False
     dropout: float = 0.1
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(
@@ -53,6 +50,8 @@ class ResBlock(nn.Module):
     ) -> Float[Array, "N H W O"]:
         """``noise`` and ``factors`` are embeddings that went through SiLU already, or both None."""
         drop = nn.Dropout(self.dropout, deterministic=not train)
+        conv = functools.partial(layers.conv, bfloat16=self.bfloat16)
+        dense = functools.partial(layers.dense, bfloat16=self.bfloat16)
         h = conv(self.features, 3, "conv_1")(nn.silu(GroupNorm(name="norm_1")(x)))
         h = GroupNorm(name="norm_2")(h)
         for embedding, name in ((noise, "noise"), (factors, "factors")):
@@ -65,7 +64,7 @@ class ResBlock(nn.Module):
         if x.shape[-1] != self.features:
             x = conv(self.features, 1, "shortcut")(x)
         h = h + x
-        return Attention(name="attention")(h) if self.attention else h
+        return Attention(self.bfloat16, name="attention")(h) if self.attention else h
 
 
 def upsample_nearest(x: Float[Array, "N H W C"]) -> Float[Array, "N H2 W2 C"]:
@@ -84,6 +83,7 @@ class UNet(nn.Module):
       attention_levels: indices of the levels whose blocks end with attention.
       dropout: rate.
       tail_gain: gain of the last convolution's initial weights.
+      bfloat16: all but the last convolution in bfloat16, see ``ResBlock``; the result is float32.
 
     References:
       Ho, Jain, Abbeel 2020; DiffSDA (arXiv 2510.05717), appendix (video).
@@ -95,6 +95,7 @@ class UNet(nn.Module):
     attention_levels: tuple[int, ...]
     dropout: float = 0.1
     tail_gain: float = 1e-5
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(
@@ -111,8 +112,10 @@ class UNet(nn.Module):
 
         def block(h, level, name, attention):
             width = self.channels * self.channel_mults[level]
-            return ResBlock(width, attention, self.dropout, name=name)(h, noise, factors, train)
+            res_block = ResBlock(width, attention, self.dropout, self.bfloat16, name=name)
+            return res_block(h, noise, factors, train)
 
+        conv = functools.partial(layers.conv, bfloat16=self.bfloat16)
         h = conv(self.channels, 3, "conv_in")(x)
         skips, last = [h], len(self.channel_mults) - 1
         for level in range(last + 1):
@@ -124,15 +127,15 @@ class UNet(nn.Module):
                 skips.append(h)
         h = block(h, last, "middle_0", True)
         h = block(h, last, "middle_1", False)
-        pooled = h.mean((1, 2))
+        pooled = h.astype(jnp.float32).mean((1, 2))
         for level in range(last, -1, -1):
             for i in range(BLOCKS_UP):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, level, f"up_{level}_{i}", level in self.attention_levels)
             if level > 0:
                 h = conv(h.shape[-1], 3, f"up_{level}_conv")(upsample_nearest(h))
-        h = nn.silu(GroupNorm(name="norm_out")(h))
-        return conv(self.out_channels, 3, "conv_out", gain=self.tail_gain)(h), pooled
+        h = nn.silu(GroupNorm(name="norm_out")(h.astype(jnp.float32)))
+        return layers.conv(self.out_channels, 3, "conv_out", gain=self.tail_gain)(h), pooled
 
 
 class UNetDenoiser(nn.Module):
