@@ -20,11 +20,12 @@ def get_study():
             "data.length": 24,
             "train.num_steps": 500,
             "train.checkpoint_every_steps": 500,
-            "eval.parts": ("swap", "one_factor", "probes"),
+            "eval.parts": ("judge", "swap", "one_factor"),
             "eval.num_clips": 300,
+            "eval.num_train_clips": 1_000,
             "eval.num_swaps": 150,
             "eval.num_steps": 12,
-            "eval.judge_steps": 200,
+            "eval.judge_steps": 400,
         },
         variants={
             "one s for the sequence": {"model.static_per_step": False},
@@ -35,6 +36,10 @@ def get_study():
             Metric("swap/dynamic_kept_percent", "order of the weather kept %", "high"),
             Metric("one_factor/static_only_nmse", "error from s alone"),
             Metric("one_factor/dynamic_only_nmse", "error from d alone"),
-            Metric("probes/s_to_dynamic_percent", "order read from s %", "low"),
+            Metric(
+                "one_factor/static_only_dynamic_kept_percent",
+                "order of the weather from s alone %",
+                "low",
+            ),
         ],
     )
