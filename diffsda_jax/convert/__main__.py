@@ -155,6 +155,8 @@ def _save(converted: Any, out: str | Path, meta: dict[str, Any]) -> str:
     spec, key_report = converted.spec, converted.report
     names = {FirstStageSpec: META_KEY, PriorSpec: "prior"}
     name = names.get(type(spec), "model")
+    if name == "prior":
+        meta = meta | _prior_meta()
     source = {**converted.source, "classes": key_report.classes}
     meta = meta | {"step": 0, name: spec.to_dict(), "source": source}
     folder = save_converted(out, converted.variables, meta)
@@ -162,6 +164,19 @@ def _save(converted: Any, out: str | Path, meta: dict[str, Any]) -> str:
     return (
         f"{key_report.summary()}\n{name}: {_describe(spec)}\ncheckpoint: {folder}\nreport: {path}"
     )
+
+
+def _prior_meta() -> dict[str, Any]:
+    """What ``Prior.from_checkpoint`` reads beside the description: factors stay as they are."""
+    from diffsda_jax.data.transforms import Normalizer
+    from diffsda_jax.diffusion.samplers import SamplerSpec
+
+    same = Normalizer().to_dict()
+    return {
+        "factors": {"static": same, "dynamic": same},
+        "sampler": SamplerSpec().to_dict(),
+        "model_step": 0,
+    }
 
 
 def _describe(spec: Any) -> str:

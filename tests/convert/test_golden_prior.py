@@ -12,6 +12,7 @@ from diffsda_jax import prior
 from diffsda_jax.convert import ConversionError, convert_state_dict
 from diffsda_jax.convert import __main__ as command
 from diffsda_jax.convert.torch_file import StateDict
+from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion import ddpm
 from diffsda_jax.nets.skip_mlp import step_features
 from diffsda_jax.prior_spec import PriorSpec
@@ -161,5 +162,6 @@ def test_command(tmp_path, capsys):
     expected = convert("latent_prior").variables["params"]
     jax.tree.map(np.testing.assert_array_equal, variables["params"], expected)
     assert PriorSpec.from_dict(meta["prior"]).length == SIZES["video_length"]
+    assert meta["factors"]["static"] == Normalizer().to_dict() and "solver" in meta["sampler"]
     assert command.main([*arguments, "--static_dim=8", "--dynamic_dim=3", "--name=vox1"]) == 2
     assert "holds a prior" in capsys.readouterr().err
