@@ -11,10 +11,11 @@ _PUBLIC = {
     "DiffSDA": "diffsda_jax.pipeline",
     "Factors": "diffsda_jax.factors",
     "FirstStage": "diffsda_jax.first_stage_api",
+    "Prior": "diffsda_jax.prior_api",
     "mix": "diffsda_jax.factors",
 }
 
-__all__ = ["DiffSDA", "Factors", "FirstStage", "__version__", "mix"]
+__all__ = ["DiffSDA", "Factors", "FirstStage", "Prior", "__version__", "mix"]
 
 
 def __getattr__(name: str):

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from diffsda_jax import mode_defaults
 from diffsda_jax.data.sources import SOURCES, make_source
 from diffsda_jax.data.sources.base import unknown_name_message
 from diffsda_jax.evals.network_options import network_defaults
@@ -76,59 +77,6 @@ def _eval_defaults() -> dict[str, Any]:
     }
 
 
-def _first_stage_training_defaults() -> dict[str, Any]:
-    """Of ``--mode=first_stage``, see `first_stage_runs`; the rest is `train` and `optimizer`."""
-    return {
-        # The autoencoder, see `first_stage.FirstStageSpec`; one that first_stage.checkpoint names
-        # brings its own sizes. These are the published VQ f8.
-        "kind": "vq",  # vq | kl
-        "channels": 128,
-        "channel_mults": (1, 2, 2, 4),
-        "num_res_blocks": 2,
-        "attention_levels": (3,),
-        "embed_dim": 4,
-        "codebook_size": 256,  # vq
-        # The loss, see `train.first_stage_step.FirstStageLoss`.
-        "l2_weight": 0.0,
-        "perceptual": "",  # module:function or file.py:function, a distance for each pair of frames
-        "perceptual_weight": 1.0,
-        "commitment_weight": 0.25,  # vq
-        "kl_weight": 1e-6,  # kl
-        "discriminator_weight": 0.0,  # 0 = none; published: 0.5 to 0.8
-        "discriminator_start_step": 10_000,
-        "discriminator_channels": 64,
-        "discriminator_layers": 3,
-    }
-
-
-def _latents_defaults() -> dict[str, Any]:
-    """Of ``--mode=latents``."""
-    return {
-        "folder": "",  # of the records; empty = WORKDIR/latents
-        "batch_frames": 64,  # over all devices
-        "num_workers": 4,  # that decode clips
-        "clips_per_shard": 512,  # what a kill may lose
-    }
-
-
-def _explore_defaults() -> dict[str, Any]:
-    """Of ``--mode=explore``, see `explore_runs`."""
-    return {
-        "codes_from": "auto",  # auto (the prior if there is one) | prior | data
-        "num_codes": 32_768,  # that components are fitted to
-        "decomposition": "pca",  # pca | ica | varimax | module:Class, like scikit-learn's
-        "dynamic_over": "step",  # step (each d) | sequence (all d of a sequence as one vector)
-        "num_components": 6,
-        "num_clips": 3,  # to be seen moved
-        "num_alphas": 7,  # columns of the pictures, odd
-        "alpha": 0.0,  # of the last column; 0 = two standard deviations of each component
-        "num_traversals": 16,  # clips that are moved to measure what changes
-        "num_random": 8,  # directions that are moved for the level of chance
-        "num_refits": 4,  # disjoint parts of the codes, whose components are compared
-        "other_workdirs": (),  # of models with other seeds, for components to be compared
-    }
-
-
 def default_config() -> ConfigDict:
     """Every option and its default; a file of ``configs/`` changes what it needs.
 
@@ -181,9 +129,10 @@ def default_config() -> ConfigDict:
                 "checkpoint": "",  # of the frame autoencoder, where there are latents
                 "chunk_frames": 8,  # that a device encodes or decodes at once; bounds its memory
             },
-            "first_stage_training": _first_stage_training_defaults(),
-            "latents": _latents_defaults(),
-            "explore": _explore_defaults(),
+            "first_stage_training": mode_defaults.first_stage_training_defaults(),
+            "latents": mode_defaults.latents_defaults(),
+            "prior": mode_defaults.prior_defaults(),
+            "explore": mode_defaults.explore_defaults(),
             "eval": _eval_defaults(),
         }
     ).lock()

@@ -25,6 +25,7 @@ from diffsda_jax.features import (
     load_frames,
 )
 from diffsda_jax.model import ModelSpec, init_variables, make_model, variable_shapes
+from diffsda_jax.prior_spec import PriorSpec
 from diffsda_jax.rngs import stream
 from diffsda_jax.train import optimizer, step
 from diffsda_jax.train.state import WEIGHTS, TrainState, create_state
@@ -86,6 +87,21 @@ def model_spec(
     options = config.model.to_dict()
     options["encoder_sees_mask"] &= masked and kind == "series"
     return ModelSpec(kind=kind, shape=shape, **options)
+
+
+def prior_spec(config: ConfigDict) -> PriorSpec:
+    """The prior's description: sections ``prior``, ``model`` and ``data`` of a config.
+
+    Raises:
+      ValueError: a value that the prior refuses.
+    """
+    fields = {field.name for field in dataclasses.fields(PriorSpec)}
+    return PriorSpec(
+        static_dim=config.model.static_dim,
+        dynamic_dim=config.model.dynamic_dim,
+        length=config.data.length,
+        **{name: value for name, value in config.prior.items() if name in fields},
+    )
 
 
 def build(
@@ -207,15 +223,22 @@ def make_iterator(experiment: Experiment, seed: int) -> Any:
 
 def make_schedule(experiment: Experiment) -> optax.Schedule:
     """Learning rate over the run, of section ``optimizer``."""
-    options, train = experiment.config.optimizer, experiment.config.train
+    config = experiment.config
+    per_epoch = data_pipeline.num_steps_per_epoch(
+        experiment.sources["train"], config.train.batch_size
+    )
+    return schedule_of(config.optimizer, config.train.num_steps, per_epoch)
+
+
+def schedule_of(options: ConfigDict, num_steps: int, steps_per_epoch: float) -> optax.Schedule:
+    """Learning rate over a run, of a section with ``schedule`` and what belongs to it."""
     warmup_steps = 0 if options.schedule == "reference" else options.warmup_steps
-    per_epoch = data_pipeline.num_steps_per_epoch(experiment.sources["train"], train.batch_size)
     return optimizer.make_schedule(
         options.schedule,
         learning_rate=options.learning_rate,
-        total_steps=train.num_steps,
-        warmup_steps=min(warmup_steps, train.num_steps // 10),
-        steps_per_epoch=max(1, round(per_epoch)),
+        total_steps=num_steps,
+        warmup_steps=min(warmup_steps, num_steps // 10),
+        steps_per_epoch=max(1, round(steps_per_epoch)),
     )
 
 

@@ -4,6 +4,7 @@ Workers only decode and cut; everything after that is one jitted program on whol
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -112,7 +113,17 @@ def normalized(
     """The front end followed by the normaliser, traceable by JAX."""
     mean = normalizer.mean[None, None]
     scale = (normalizer.target_std / normalizer.std)[None, None]
-    return lambda x: (front_end(x) - mean) * scale
+    return lambda x: _normalized(front_end, mean, scale, x)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # here: compiled once, however often it is asked for
+def _normalized(
+    front_end: FrontEnd,
+    mean: Float[Array, "1 1 F"] | Float[np.ndarray, "1 1 F"],
+    scale: Float[Array, "1 1 F"] | Float[np.ndarray, "1 1 F"],
+    x: Float[Array, "B N"] | Float[np.ndarray, "B N"],
+) -> Float[Array, "B V F"]:
+    return (front_end(x) - mean) * scale
 
 
 def fit_front_end_normalizer(
@@ -224,7 +235,7 @@ def load_frames(
     Raises:
       ValueError: nothing can be read, or too much cannot.
     """
-    frames_of = jax.jit(normalized(front_end, normalizer))
+    frames_of = normalized(front_end, normalizer)
     arrays: list[dict[str, Any]] = []
     for block in _blocks(_choose(source, limit), _BATCH):
         chunks = list(read_chunks(source, block))

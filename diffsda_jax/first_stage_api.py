@@ -1,7 +1,6 @@
 """The public API of the frame autoencoders: a converted or trained one as an object."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from jaxtyping import Float, Float16, Num, UInt8
 from diffsda_jax import sharding
 from diffsda_jax.first_stage.nets import make_model, variable_shapes
 from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
+from diffsda_jax.train.integrity import hash_weights
 
 ArrayLike = Array | np.ndarray
 
@@ -79,11 +79,7 @@ class FirstStage:
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the description or with any weight."""
-        digest = hashlib.sha256(repr(self.spec).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.ascontiguousarray(leaf).data)
-        return digest.hexdigest()[:16]
+        return hash_weights(repr(self.spec), self.variables)
 
     def encode(
         self, images: Num[ArrayLike, "*frames H W C"], chunk_frames: int = 8

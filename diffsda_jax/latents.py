@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import logging
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -32,6 +31,7 @@ from diffsda_jax.data.sources.base import hash_of
 from diffsda_jax.data.sources.video_folder import VideoFolder
 from diffsda_jax.eval_setup import load_first_stage
 from diffsda_jax.first_stage_api import FirstStage, FrameEncoder
+from diffsda_jax.train.console import progress_bar
 from diffsda_jax.train.lock import WorkdirLock
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ _FREE_OPTIONS = (
     *("meta", "info", "max_skipped_share"),
     *("length", "stride", "test_stride", "repeats", "flip", "color_jitter"),
 )
-_REFRESH_SECONDS = (0.1, 30.0)  # of the progress bar on a terminal, and in a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,16 +296,8 @@ class _Job:
             for split, source in sources.items()
         }
         total = sum(source.num_clips for source in sources.values())
-        refresh = _REFRESH_SECONDS[not sys.stderr.isatty()]
-        with tqdm(
-            desc="latents",
-            unit="clip",
-            total=total,
-            initial=total - sum(map(len, left.values())),
-            mininterval=refresh,
-            maxinterval=refresh,
-            dynamic_ncols=True,
-        ) as bar:
+        missing = sum(map(len, left.values()))
+        with progress_bar("latents", "clip", total, total - missing) as bar:
             for split, source in sources.items():
                 self._encode_split(source, left[split], bar)
         for split, source in sources.items():

@@ -1,5 +1,6 @@
 """Command line: ``python -m diffsda_jax.main --config=configs/X.py --workdir=DIR``."""
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,13 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-MODES = ("train", "eval", "zero_shot", "first_stage", "latents", "explore", "plan")
+MODES = ("train", "eval", "zero_shot", "first_stage", "latents", "prior", "explore", "plan")
+
+TRAININGS = {  # modes that train: the module and the function
+    "train": ("runs", "run_train"),
+    "first_stage": ("first_stage_runs", "run_first_stage"),
+    "prior": ("prior_runs", "run_prior"),
+}
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file; override options with --config.section.option=value."
@@ -24,9 +31,10 @@ MODE = flags.DEFINE_enum(
     "train: train or resume, then evaluate; eval: evaluate the newest checkpoint; zero_shot: "
     "evaluate the model of --checkpoint on the data of --config, which it never saw; first_stage: "
     "train or fine-tune a frame autoencoder on the frames of a video source; latents: encode the "
-    "clips of a video source with a frame autoencoder; explore: find directions of the factors, "
-    "name them and show what they change; plan: print config, parameters, FLOPs, memory and data, "
-    "and train nothing.",
+    "clips of a video source with a frame autoencoder; prior: encode the training split with the "
+    "workdir's sequence model and train a prior over its factors; explore: find directions of the "
+    "factors, name them and show what they change; plan: print config, parameters, FLOPs, memory "
+    "and data, and train nothing.",
 )
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "For --mode=zero_shot: workdir or checkpoint of the model."
@@ -94,10 +102,10 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
 
         runs.run_eval(config, workdir)
     else:
-        from diffsda_jax import first_stage_runs, runs
         from diffsda_jax.train.interrupt import EXIT_INTERRUPTED
 
-        run = first_stage_runs.run_first_stage if mode == "first_stage" else runs.run_train
+        module, function = TRAININGS[mode]
+        run = getattr(importlib.import_module(f"diffsda_jax.{module}"), function)
         if run(config, workdir).interrupted:
             raise SystemExit(EXIT_INTERRUPTED)
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
-from diffsda_jax import sharding
+from diffsda_jax import prior, sharding
 from diffsda_jax.data.pipeline import num_steps_per_epoch
 from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
 from diffsda_jax.data.sources.base import SPLITS
@@ -121,8 +121,9 @@ def build(config: ConfigDict, sources: dict[str, Source] | None) -> experiments.
 
 
 def work_facts(experiment: experiments.Experiment) -> dict[str, str]:
-    """FLOPs of the two networks for one sequence."""
-    spec, length = experiment.spec, experiment.config.data.length
+    """FLOPs of the two networks for one sequence, and how large a prior over its factors is."""
+    spec, config = experiment.spec, experiment.config
+    length = config.data.length
     model, variables = make_model(spec), variable_shapes(spec)
     x = jax.ShapeDtypeStruct((1, length, *spec.shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1, length), jnp.float32)
@@ -130,11 +131,13 @@ def work_facts(experiment: experiments.Experiment) -> dict[str, str]:
     def encode(variables: Any, x: Any) -> Any:
         return model.apply(variables, x, method="encode")
 
+    prior_leaves = jax.tree.leaves(prior.variable_shapes(experiments.prior_spec(config))["params"])
     encoder = flops(jax.make_jaxpr(encode)(variables, x))
     both = flops(jax.make_jaxpr(model.apply)(variables, x, sigma))
     return {
         "FLOPs of encoding a sequence": f"{encoder / 1e9:.3f} G",
         "FLOPs of denoising it once": f"{(both - encoder) / 1e9:.3f} G",
+        f"parameters of a {config.prior.form!r} prior": f"{sum(x.size for x in prior_leaves):,}",
     }
 
 

@@ -17,10 +17,12 @@ from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.eval_setup import make_domain
 from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import report
+from diffsda_jax.evals.context import Domain
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
 from diffsda_jax.pipeline import DiffSDA
+from diffsda_jax.prior_api import FOLDER, Prior
 from diffsda_jax.train import checkpoint, loop
 from diffsda_jax.train.state import WEIGHTS, TrainState
 from diffsda_jax.train.writers import MetricWriter
@@ -76,15 +78,22 @@ def make_evaluator(
         )
         model = DiffSDA(runner.experiment.spec, variables, runner.experiment.normalizer)
         result = runner.run(model, workdir / "eval" / f"{step_number:08d}")
-        writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
-        writer.write_images(step_number, {f"eval/{k}": v[None] for k, v in result.images.items()})
-        if result.sounds:
-            sounds = {f"eval/{name}": samples for name, samples in result.sounds.items()}
-            writer.write_audios(step_number, sounds, runner.domain.sound.sample_rate_hz)
-        videos = {f"eval/{name}": video[None] for name, video in result.videos.items()}
-        writer.write_videos(step_number, videos, fps=runner.domain.fps)
+        write_result(writer, step_number, result, runner.domain)
 
     return evaluate
+
+
+def write_result(
+    writer: MetricWriter, step_number: int, result: evaluation.EvalResult, domain: Domain
+) -> None:
+    """Writes what an evaluation gave to TensorBoard and the file of metrics."""
+    writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
+    writer.write_images(step_number, {f"eval/{k}": v[None] for k, v in result.images.items()})
+    if result.sounds:
+        sounds = {f"eval/{name}": samples for name, samples in result.sounds.items()}
+        writer.write_audios(step_number, sounds, domain.sound.sample_rate_hz)
+    videos = {f"eval/{name}": video[None] for name, video in result.videos.items()}
+    writer.write_videos(step_number, videos, fps=domain.fps)
 
 
 class EvalRunner:
@@ -122,12 +131,15 @@ class EvalRunner:
             self.domain = dataclasses.replace(self.domain, given_pairs=pairs)
         return self._data["pairs", 0]
 
-    def run(self, model: DiffSDA, output_dir: Path) -> evaluation.EvalResult:
+    def run(
+        self, model: DiffSDA, output_dir: Path, prior: Prior | None = None
+    ) -> evaluation.EvalResult:
         """Evaluates one model, writes tables and pictures, prints the table.
 
         Args:
           model: with the weights to evaluate.
           output_dir: made if missing.
+          prior: over its factors, for the parts that sample them.
 
         Returns:
           Metrics, the files written, and pictures for TensorBoard.
@@ -146,7 +158,7 @@ class EvalRunner:
             dynamic_names=element.dynamic_names,
             feature_names=element.feature_names,
             denormalize=self.experiment.normalizer.invert,
-            domain=self.domain,
+            domain=dataclasses.replace(self.domain, prior=prior),
             judge=self._judge,
             output_dir=output_dir,
             **dataclasses.asdict(settings),
@@ -172,13 +184,43 @@ def run_eval(config: ConfigDict, workdir: str | Path) -> evaluation.EvalResult:
     Raises:
       ValueError, FileNotFoundError: as ``experiment.build``; no checkpoint, or of another model.
     """
-    model = DiffSDA.from_checkpoint(workdir, weights=config.eval.weights)
-    experiment = experiments.build(config, normalizer=model.normalizer)
-    checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
-    workdir = open_workdir(workdir)
-    check_workdir(workdir, experiment)
+    experiment, model = load_trained(config, workdir)
     step_number = int(model.meta.get("step", 0))
-    return EvalRunner(experiment).run(model, workdir / "eval" / f"{step_number:08d}")
+    place = Path(workdir).expanduser()
+    output_dir = place / "eval" / f"{step_number:08d}"
+    prior = load_prior(place, config.eval.weights)
+    return EvalRunner(experiment).run(model, output_dir, prior)
+
+
+def load_trained(
+    config: ConfigDict, workdir: str | Path, sources: dict[str, Source] | None = None
+) -> tuple[Experiment, DiffSDA]:
+    """The newest model of a workdir, and the experiment that it was trained in.
+
+    Args:
+      config: of the run.
+      workdir: with a trained or converted checkpoint.
+      sources: splits to use instead of the config's own.
+
+    Raises:
+      ValueError, FileNotFoundError: as ``experiment.build``; no checkpoint, or of another model.
+    """
+    model = DiffSDA.from_checkpoint(workdir, weights=config.eval.weights)
+    experiment = experiments.build(config, sources, model.normalizer)
+    checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
+    check_workdir(open_workdir(workdir), experiment)
+    return experiment, model
+
+
+def load_prior(workdir: Path, weights: str) -> Prior | None:
+    """The prior over the factors of a workdir's model, or None without one that fits it."""
+    if not (workdir / FOLDER).is_dir():
+        return None
+    try:
+        return Prior.from_checkpoint(workdir, weights)
+    except (FileNotFoundError, ValueError) as error:
+        logger.warning("evaluated without a prior: %s", error)
+        return None
 
 
 def smoke(config: ConfigDict, workdir: str | Path) -> loop.TrainResult:
@@ -225,4 +267,6 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.eval.update(num_steps=2, num_swaps=8, num_samples=8)
     config.eval.update(judge_steps=5, task_steps=5, batch_size=16)
     config.loss.noise_draws = min(config.loss.noise_draws, 2)
+    config.prior.update(width=8, num_layers=1, num_heads=2, batch_size=8, num_steps=2)
+    config.prior.update(encode_batch_size=16, sample_steps=2)
     return config

@@ -29,6 +29,7 @@ FREE_OPTIONS: FreeOptions = {
     "eval": None,  # all of it
     "first_stage": None,
     "latents": None,
+    "prior": None,
     "explore": None,
     "train": (
         "num_steps",
@@ -224,4 +225,5 @@ def train_in(
             log_every_steps=train.log_every_steps,
             checkpoint_every_steps=train.checkpoint_every_steps,
             evaluators=[(train.eval_every_steps or train.num_steps, evaluator)],
+            section=purpose.section,
         )

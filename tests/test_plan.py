@@ -32,11 +32,13 @@ def facts_of(text):
 def test_full_width_without_data(tmp_path, monkeypatch):
     """Shapes alone. 217 M used parameters; 261 and 341 G were measured of the original."""
     config = configuration.load_config("configs/vox256.py:reference")
+    config.prior.form = "reference"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plan, "step_facts", lambda experiment, mesh: {})  # compiles
     text = plan.make_plan(config)
     assert "source.options.root is not set: no data were read" in text
     assert "made-up ones of steps (32, 32, 4) stand in" in text and '"name": "latents"' in text
+    assert "parameters of a 'reference' prior" in text and "82,414,696" in text
     assert "Total: 217,192,977" in text and not list(tmp_path.iterdir())
     facts = facts_of(text)
     work = [float(facts[f"FLOPs of {name}"]) for name in ("encoding", "denoising")]

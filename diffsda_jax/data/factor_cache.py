@@ -97,6 +97,10 @@ class FactorWriter:
         numbers = range(self._num_shards)
         return [shard for shard in numbers if not _shard_file(self._folder, shard).exists()]
 
+    def finished(self) -> bool:
+        """Whether all is written, with the summary."""
+        return not self.missing() and (self._folder / SUMMARY).is_file()
+
     def span(self, shard: int) -> range:
         """Numbers of the sequences that a shard is for."""
         first = shard * self._per_shard

@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 
 logger = logging.getLogger(__name__)
 
+_REFRESH_SECONDS = (0.1, 30.0)  # of a progress bar on a terminal, and in a file
+
 
 def setup_console(level: int = logging.INFO) -> None:
     """Sends this package's log to standard error, plainly, and keeps Orbax's chatter out.
@@ -52,6 +54,27 @@ class _NoOrbax(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """False for records that are not shown."""
         return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+
+
+def progress_bar(what: str, unit: str, total: int, done: int) -> tqdm:
+    """A bar for work that has no metrics; in a file it is a line now and then.
+
+    Args:
+      what: is worked on.
+      unit: of the counts.
+      total: of the whole work.
+      done: by earlier starts.
+    """
+    refresh = _REFRESH_SECONDS[not sys.stderr.isatty()]
+    return tqdm(
+        desc=what,
+        unit=unit,
+        total=total,
+        initial=done,
+        mininterval=refresh,
+        maxinterval=refresh,
+        dynamic_ncols=True,
+    )
 
 
 class Progress:

@@ -5,12 +5,15 @@ notices late (a truncated file, an empty directory that counts as the latest ste
 CRC-32 of every file are kept beside the steps, in ``checksums/<step>.json``.
 """
 
+import hashlib
 import json
 import logging
 import zlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import jax
+import numpy as np
 from etils import epath
 
 logger = logging.getLogger(__name__)
@@ -18,6 +21,15 @@ logger = logging.getLogger(__name__)
 CHECKSUMS = "checksums"
 _CHUNK_BYTES = 8 << 20
 _Restored = TypeVar("_Restored")
+
+
+def hash_weights(description: str, variables: Any) -> str:
+    """16 hex digits that change with the description of a model or with any of its weights."""
+    digest = hashlib.sha256(description.encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
 
 
 class IncompatibleCheckpointError(ValueError):

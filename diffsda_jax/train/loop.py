@@ -171,6 +171,7 @@ def train(
     checkpoint_every_steps: int = 1000,
     evaluators: Sequence[Evaluator] = (),
     prefetch: int = 2,
+    section: str = "train",
 ) -> TrainResult:
     """Trains from ``state.step`` to ``total_steps``; saves, evaluates and reports on the way.
 
@@ -194,6 +195,7 @@ def train(
       evaluators: pairs (every_steps, ``evaluate(step, state)``), called at these steps, after a
         checkpoint, and at the end. They must not keep ``state``.
       prefetch: batches put on the devices ahead of use.
+      section: of the config that ``total_steps`` is from, for the message.
 
     Returns:
       The last state, whether the run was interrupted, and a message.
@@ -213,7 +215,7 @@ def train(
     if step >= total_steps:
         message = (
             f"finished already: {step} steps are done and saved in {checkpointer.directory}; "
-            f"--config.train.num_steps above {step} goes on (it is {total_steps})"
+            f"--config.{section}.num_steps above {step} goes on (it is {total_steps})"
         )
         logger.info(message)
         return TrainResult(state=state, interrupted=False, message=message)

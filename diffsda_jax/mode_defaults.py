@@ -1,0 +1,87 @@
+"""Defaults of the sections of a config that only one mode reads."""
+
+from typing import Any
+
+from diffsda_jax.prior_spec import PriorSpec
+
+
+def first_stage_training_defaults() -> dict[str, Any]:
+    """Of ``--mode=first_stage``, see `first_stage_runs`; the rest is `train` and `optimizer`."""
+    return {
+        # The autoencoder, see `first_stage.FirstStageSpec`; one that first_stage.checkpoint names
+        # brings its own sizes. These are the published VQ f8.
+        "kind": "vq",  # vq | kl
+        "channels": 128,
+        "channel_mults": (1, 2, 2, 4),
+        "num_res_blocks": 2,
+        "attention_levels": (3,),
+        "embed_dim": 4,
+        "codebook_size": 256,  # vq
+        # The loss, see `train.first_stage_step.FirstStageLoss`.
+        "l2_weight": 0.0,
+        "perceptual": "",  # module:function or file.py:function, a distance for each pair of frames
+        "perceptual_weight": 1.0,
+        "commitment_weight": 0.25,  # vq
+        "kl_weight": 1e-6,  # kl
+        "discriminator_weight": 0.0,  # 0 = none; published: 0.5 to 0.8
+        "discriminator_start_step": 10_000,
+        "discriminator_channels": 64,
+        "discriminator_layers": 3,
+    }
+
+
+def latents_defaults() -> dict[str, Any]:
+    """Of ``--mode=latents``."""
+    return {
+        "folder": "",  # of the records; empty = WORKDIR/latents
+        "batch_frames": 64,  # over all devices
+        "num_workers": 4,  # that decode clips
+        "clips_per_shard": 512,  # what a kill may lose
+    }
+
+
+def explore_defaults() -> dict[str, Any]:
+    """Of ``--mode=explore``, see `explore_runs`."""
+    return {
+        "codes_from": "auto",  # auto (the prior if there is one) | prior | data
+        "num_codes": 32_768,  # that components are fitted to
+        "decomposition": "pca",  # pca | ica | varimax | module:Class, like scikit-learn's
+        "dynamic_over": "step",  # step (each d) | sequence (all d of a sequence as one vector)
+        "num_components": 6,
+        "num_clips": 3,  # to be seen moved
+        "num_alphas": 7,  # columns of the pictures, odd
+        "alpha": 0.0,  # of the last column; 0 = two standard deviations of each component
+        "num_traversals": 16,  # clips that are moved to measure what changes
+        "num_random": 8,  # directions that are moved for the level of chance
+        "num_refits": 4,  # disjoint parts of the codes, whose components are compared
+        "other_workdirs": (),  # of models with other seeds, for components to be compared
+    }
+
+
+def prior_defaults() -> dict[str, Any]:
+    """Of ``--mode=prior``, see `prior_runs`."""
+    return {
+        # The prior, see `prior_spec.PriorSpec`.
+        "form": "joint",  # joint | reference (the released flat MLP) | independent
+        "width": PriorSpec.width,
+        "num_layers": PriorSpec.num_layers,
+        "num_heads": PriorSpec.num_heads,
+        "dropout": PriorSpec.dropout,
+        # Its training; checkpoints, reports and what is kept are as in train.
+        "batch_size": 128,  # over all devices
+        "num_steps": 10_000,
+        "eval_every_steps": 0,  # 0 = only at the end
+        "schedule": "cosine",  # cosine (with warm-up) | constant
+        "learning_rate": 1e-3,
+        "warmup_steps": 100,  # at most a tenth of the run
+        "weight_decay": 1e-5,
+        "clip_norm": 1.0,
+        "ema_half_life_examples": 50_000.0,  # 0 = no averaging
+        # Its sampler (joint).
+        "solver": "heun",
+        "sample_steps": 32,
+        # The factors that it is trained on.
+        "windows_per_item": 1,  # of items longer than data.length
+        "encode_batch_size": 64,  # over all devices
+        "sequences_per_shard": 4_096,  # what a kill may lose
+    }
