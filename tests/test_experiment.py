@@ -22,7 +22,7 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(experiment):
         transformation, _, loss_fn = experiments.make_training(experiment, mesh)
         state = experiments.initial_state(experiment, transformation, mesh)
         batch = next(experiments.make_iterator(experiment, seed=0))
-        batch = sharding.shard_batch({k: batch[k] for k in BATCH_KEYS if k in batch}, mesh)
+        batch = sharding.shard_batch({k: batch[k] for k in BATCH_KEYS}, mesh)
         gradient = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
         (loss, _), grads = gradient(state.params, state.constants, batch, jax.random.key(0))
         results.append((float(loss), jax.device_get(grads)))

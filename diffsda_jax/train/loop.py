@@ -17,13 +17,14 @@ from diffsda_jax.train.checkpoint import Checkpointer
 from diffsda_jax.train.console import Progress
 from diffsda_jax.train.interrupt import Abandoned, Interrupt
 from diffsda_jax.train.state import TrainState
-from diffsda_jax.train.step import BATCH_KEYS, StepFn
+from diffsda_jax.train.step import BATCH_KEYS, FACTOR_KEYS, StepFn
 from diffsda_jax.train.writers import MetricWriter
 
 logger = logging.getLogger(__name__)
 
 DATA_STATE = "data_state"
 _MAX_STEPS_AHEAD = 2
+_READ = (*BATCH_KEYS, *FACTOR_KEYS)
 Evaluator = tuple[int, Callable[[int, TrainState], None]]
 
 
@@ -107,7 +108,7 @@ def prefetch_batches(
         while len(queue) <= depth:
             batch = next(data_iterator)
             position = data_iterator.get_state()
-            read = {name: batch[name] for name in BATCH_KEYS if name in batch}
+            read = {name: batch[name] for name in _READ if name in batch}
             queue.append((sharding.shard_batch(read, mesh), position))
         yield queue.popleft()
 

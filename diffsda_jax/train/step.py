@@ -16,7 +16,8 @@ from diffsda_jax.diffusion import edm
 from diffsda_jax.rngs import stream
 from diffsda_jax.train.state import TrainState
 
-BATCH_KEYS = ("x", "mask", "length", "static", "dynamic")  # what losses read
+BATCH_KEYS = ("x", "mask", "length")  # what the losses of sequence models read
+FACTOR_KEYS = ("static", "dynamic")  # what those of priors read besides the length
 Metrics = dict[str, Array]
 LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, Metrics]]
 StepFn = Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]
