@@ -16,7 +16,7 @@ from diffsda_jax.study.description import Study
 from diffsda_jax.study.launch import Ended, Launcher, Slot
 
 # Sections that say what is done with a trained model; runs that differ in them only share one.
-AFTER_TRAINING = ("eval", "prior", "explore")
+AFTER_TRAINING = ("eval", "prior", "explore", "sampling", "distill")
 RESULT_FILE = "metrics.json"
 LOG_FILE = "log.txt"
 TRAINED_FILE = "trained.json"
