@@ -112,7 +112,9 @@ def sample_batches(context: Context, like: Places) -> tuple[dict[str, Batch], li
     ways = {
         "samples": lambda: prior.sample(len(like), steps, seed=seed),
         "given_s": lambda: prior.sample_dynamic(given.static, steps, seed=seed),
-        "given_d": lambda: prior.sample_static(given.dynamic, seed=seed),
+        "given_d": lambda: prior.sample_static(
+            given.dynamic, seed=seed, lengths=context.pick("length", like)
+        ),
     }
     batches, notes = {}, []
     for name, sample in ways.items():

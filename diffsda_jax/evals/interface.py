@@ -45,8 +45,11 @@ class FactorPrior(Protocol):
     def sample_dynamic(self, static: Any, length: int | None = None, *, seed: int = 0) -> Factors:
         """Dynamics for given static factors ``[B, S]``, which the answer holds unchanged."""
 
-    def sample_static(self, dynamic: Any, *, seed: int = 0) -> Factors:
-        """Static factors for given dynamics ``[B, V, D]``, which the answer holds unchanged."""
+    def sample_static(self, dynamic: Any, *, seed: int = 0, lengths: Any = None) -> Factors:
+        """Static factors for given dynamics ``[B, V, D]``, which the answer holds unchanged.
+
+        Of these the first ``lengths`` int32 ``[B]`` steps are real; None: all.
+        """
 
 
 @dataclasses.dataclass(frozen=True)

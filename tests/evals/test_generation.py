@@ -79,7 +79,7 @@ class TruePrior:
     def sample_dynamic(self, static, length=None, *, seed=0):
         return Factors(static, self._given(static, "static", length, seed).dynamic)
 
-    def sample_static(self, dynamic, *, seed=0):
+    def sample_static(self, dynamic, *, seed=0, lengths=None):
         return Factors(self._given(dynamic, "dynamic", None, seed).static, dynamic)
 
     def _given(self, values, name, length, seed):
@@ -259,7 +259,7 @@ class DigitPrior:
     def sample_dynamic(self, static, length=None, *, seed=0):
         return Factors(static, self.sample(len(static), length).dynamic)
 
-    def sample_static(self, dynamic, *, seed=0):
+    def sample_static(self, dynamic, *, seed=0, lengths=None):
         return Factors(self.sample(len(dynamic), dynamic.shape[1]).static, dynamic)
 
 
