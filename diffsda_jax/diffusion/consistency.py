@@ -15,7 +15,7 @@ def solve(
     denoise: Callable[[Array, Array], Array],
     x_start: Float[Array, "*shape"],
     sigmas: Float[np.ndarray, "N1"],
-    key: PRNGKeyArray,
+    key: PRNGKeyArray | None,
 ) -> Float[Array, "*shape"]:
     """Multistep consistency sampling: to the data, with fresh noise to the next level, and again.
 
@@ -32,7 +32,8 @@ def solve(
       What the last evaluation gives.
 
     Raises:
-      ValueError: the levels do not fall to zero; such a function cannot be run backwards.
+      ValueError: the levels do not fall to zero, as such a function cannot be run backwards; or
+        there is no key.
 
     References:
       Song, Dhariwal, Chen, Sutskever: Consistency Models, ICML 2023, algorithm 1.
@@ -43,14 +44,18 @@ def solve(
             "solver 'consistency' only goes from noise to data: a distilled model cannot invert; "
             "use the model that it was distilled from, or sample from random noise."
         )
-    # Noise of the level that is reached, less what the data of a consistency function still hold.
-    spread = np.sqrt(grid[1:-2] ** 2 - grid[-2] ** 2)
+    if key is None:
+        raise ValueError("solver 'consistency' adds noise and key is None; give key= for it.")
+    # Noise of the level that comes next, less what the data of a consistency function still hold.
+    spread = np.sqrt(np.append(grid[1:-2], grid[-2]) ** 2 - grid[-2] ** 2)
 
-    def turn(x_denoised, inputs):
+    def turn(carry, inputs):
+        x, _ = carry
         place, sigma, spread = inputs
-        noise = jax.random.normal(stream(key, "renoise", place), x_start.shape, x_start.dtype)
-        return denoise(x_denoised + spread * noise, sigma), None
+        x_denoised = denoise(x, sigma)
+        noise = jax.random.normal(stream(key, "renoise", place), x.shape, x.dtype)
+        return (x_denoised + spread * noise, x_denoised), None
 
-    levels = jnp.asarray(grid[:-2], jnp.float32)
-    turns = (jnp.arange(len(spread)), levels[1:], jnp.asarray(spread, jnp.float32))
-    return jax.lax.scan(turn, denoise(x_start, levels[0]), turns)[0]
+    turns = (jnp.arange(len(spread)), *(jnp.asarray(v, jnp.float32) for v in (grid[:-2], spread)))
+    (_, x_end), _ = jax.lax.scan(turn, (x_start, jnp.zeros_like(x_start)), turns)
+    return x_end

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffsda_jax.diffusion import consistency, edm, schedules
+from diffsda_jax.diffusion import consistency, edm, multistep, schedules
 from diffsda_jax.rngs import stream
 
 STD, SIGMA_MIN = 0.5, 0.002
@@ -18,15 +18,17 @@ def gaussian_consistency(x, sigma):
 def test_scan_equals_its_plain_loop_twin(num_steps):
     sigmas, key = schedules.sigma_grid(num_steps), jax.random.key(3)
     x = jax.random.normal(jax.random.key(0), (2, 3, 4)) * sigmas[0]
-    evaluated = []
+    traced, evaluated = [], []
 
     def counted(x, sigma):
+        traced.append(1)
         jax.debug.callback(lambda: evaluated.append(1))
         return jnp.tanh(x) * STD / (1 + sigma)
 
     sample = jax.jit(lambda x: consistency.solve(counted, x, sigmas, key))(x)
+    jax.block_until_ready(sample)
     jax.effects_barrier()
-    assert len(evaluated) == num_steps - 1
+    assert len(traced) == 1 and len(evaluated) == num_steps - 1
     for place, sigma in enumerate(sigmas[:-2]):
         if place:
             noise = jax.random.normal(stream(key, "renoise", place - 1), x.shape)
@@ -67,3 +69,17 @@ def test_preconditioning_is_the_identity_at_its_level():
     np.testing.assert_array_equal(edm.preconditioning(sigma, STD, 0.0), edm.preconditioning(sigma))
     far = edm.preconditioning(sigma[4:], STD, SIGMA_MIN)
     np.testing.assert_allclose(far, edm.preconditioning(sigma[4:]), rtol=0.01)
+
+
+def test_states_of_a_path_are_those_of_shorter_paths():
+    """What distillation learns from: the teacher's states at every level."""
+    grid = schedules.sigma_grid(5)[:-1]
+    x = jax.random.normal(jax.random.key(0), (2, 3)) * grid[0]
+
+    def denoise(x, sigma):
+        return jnp.tanh(x) * STD / (1 + sigma)
+
+    states = multistep.solve(multistep.METHODS["dpmpp_2m"], denoise, x, grid, trajectory=True)
+    for steps in range(1, len(grid)):
+        end = multistep.solve(multistep.METHODS["dpmpp_2m"], denoise, x, grid[: steps + 1])
+        np.testing.assert_allclose(states[steps - 1], end, rtol=1e-5)
