@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from diffsda_jax.evals.sample_measures import (
+    label_distance,
     label_scores,
     largest_jump,
     memorising_ratio,
@@ -31,6 +32,19 @@ def test_inception_score_is_the_exponent_of_the_mean_divergence():
     p = np.random.default_rng(0).dirichlet(np.ones(4), 30)
     divergence = (p * np.log(p / p.mean(0))).sum(1).mean()
     assert label_scores(p)["inception_score"] == pytest.approx(np.exp(divergence))
+
+
+def test_label_distance_counts_shares_and_their_dependence():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 4000)
+    one_hot = np.eye(2)[label]
+    same = {"static": one_hot, "dynamic": one_hot}
+    assert label_distance(same, same) == pytest.approx(0.0)
+    # Both labels are right alone, but no longer go together.
+    apart = {"static": one_hot, "dynamic": np.eye(2)[rng.integers(0, 2, 4000)]}
+    assert label_distance(apart, same) == pytest.approx(0.5, abs=0.05)
+    assert label_distance({"static": apart["dynamic"]}, {"static": one_hot}) < 0.05
+    assert label_distance({"static": np.eye(2)[[0, 0]]}, {"static": np.eye(2)[[1]]}) == 1.0
 
 
 def test_nearest_distances_are_those_of_a_plain_loop():
