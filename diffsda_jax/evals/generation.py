@@ -246,8 +246,11 @@ def _factor_scores(context: Context, batches: dict[str, Batch]) -> dict[str, flo
     }
     test = scale.statistics(splits["test"])
     scores = {
-        f"{name}/frechet_factors": frechet_distance(scale.statistics(batch), test)
-        for name, batch in (batches | {"train": splits["train"]}).items()
+        # What is reconstructed are the factors of real training clips.
+        f"{name.replace('reconstructed', 'train')}/frechet_factors": frechet_distance(
+            scale.statistics(batch), test
+        )
+        for name, batch in batches.items()
     }
     if "samples" in batches:
         items = (
