@@ -37,8 +37,8 @@ class PriorSpec:
     static_dim: int
     dynamic_dim: int
     length: int
-    width: int = 128
-    num_layers: int = 4
+    width: int = 64
+    num_layers: int = 2
     num_heads: int = 4
     dropout: float = 0.1
     sigma_data: float = 1.0

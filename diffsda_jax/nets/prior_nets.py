@@ -216,7 +216,8 @@ class _Block(nn.Module):
 
 def _for_tokens(of_kinds: Float[Array, "B 2 W"], count: int) -> Float[Array, "B L W"]:
     """What holds for the static token, and for all dynamic ones, at each of ``count`` tokens."""
-    return jnp.take(of_kinds, np.minimum(np.arange(count), 1), axis=1)
+    kinds = np.eye(2, dtype=np.float32)[np.minimum(np.arange(count), 1)]
+    return jnp.einsum("lk,bkw->blw", kinds, of_kinds)  # its gradient is a product, too, no scatter
 
 
 def _distances_to_ends(length: Int[Array, "B"], steps: int) -> Float[Array, "B V F"]:
