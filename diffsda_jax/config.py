@@ -41,7 +41,7 @@ def _model_defaults() -> dict[str, Any]:
         "sigma_data": 0.5,
         "sigma_min": 0.002,
         "sigma_max": 80.0,
-        "precision": "float32",  # of large products: float32 | bfloat16 (series)
+        "precision": "float32",  # of large products: float32 | bfloat16
         "rho": 7.0,
     }
 
@@ -55,7 +55,9 @@ def _eval_defaults() -> dict[str, Any]:
         "num_train_clips": 2_000,  # for probes and judges
         "num_swaps": 200,
         "pairs": "",  # CSV file of the swaps to make, see data.sources.pairs; empty = drawn ones
-        "num_steps": 32,  # of the sampler; costs 2 N - 1 evaluations
+        "solver": "",  # see diffusion.samplers.SOLVERS; empty = what --mode=sampling chose, or heun
+        "num_steps": 32,  # of that solver (not of the chosen one); Heun costs 2 N - 1 evaluations
+        "precision": "",  # of the networks: float32 | bfloat16; empty = the model's
         "form": "corrected",  # corrected | reference (the released code's quirks)
         "start": "",  # of swaps: random | zero | target | donor; empty = the form's
         "judge_steps": 600,  # of training the judge on real clips
@@ -132,6 +134,7 @@ def default_config() -> ConfigDict:
             "first_stage_training": mode_defaults.first_stage_training_defaults(),
             "latents": mode_defaults.latents_defaults(),
             "prior": mode_defaults.prior_defaults(),
+            "sampling": mode_defaults.sampling_defaults(),
             "explore": mode_defaults.explore_defaults(),
             "eval": _eval_defaults(),
         }

@@ -1,7 +1,6 @@
 """From a config to what it names: data, normaliser, model, optimiser, training step, state."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from diffsda_jax.data.sources import ElementSpec, Source
 from diffsda_jax.data.sources.base import SPLITS
 from diffsda_jax.data.sources.pairs import PairWindows, read_pairs
 from diffsda_jax.data.transforms import Normalizer, fit_normalizer
+from diffsda_jax.diffusion.samplers import SOLVERS, SamplerSpec
 from diffsda_jax.evals.context import EvalSettings, Pairs
 from diffsda_jax.features import (
     FrontEnd,
@@ -24,7 +24,14 @@ from diffsda_jax.features import (
     frames_of_batch,
     load_frames,
 )
-from diffsda_jax.model import ModelSpec, init_variables, make_model, variable_shapes
+from diffsda_jax.model import (
+    PRECISIONS,
+    ModelSpec,
+    init_variables,
+    make_model,
+    variable_shapes,
+)
+from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.prior_spec import PriorSpec
 from diffsda_jax.rngs import stream
 from diffsda_jax.train import optimizer, step
@@ -189,9 +196,16 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
         least = 2 if name == "num_steps" else 1
         if options[name] < least:
             raise ValueError(f"config.eval.{name} is {options[name]}; allowed: {least} or more.")
+    for name, allowed in (("solver", SOLVERS), ("precision", PRECISIONS)):
+        if options[name] and options[name] not in allowed:
+            raise ValueError(
+                f"config.eval.{name} is {options[name]!r}; allowed: '' or one of "
+                f"{', '.join(map(repr, allowed))}."
+            )
     return EvalSettings(
         num_swaps=options.num_swaps,
         num_steps=options.num_steps,
+        solver=options.solver or EvalSettings.solver,
         start=options.start or None,
         seed=options.seed,
         form=options.form,
@@ -204,15 +218,33 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
     )
 
 
-def make_iterator(experiment: Experiment, seed: int) -> Any:
-    """Endless training batches of this process, on Grain."""
+def as_evaluated(config: ConfigDict, model: DiffSDA) -> tuple[DiffSDA, EvalSettings]:
+    """A model with the sampler and precision of section ``eval``, and the settings that say so.
+
+    Without ``eval.solver`` the sampler is the model's own, where ``--mode=sampling`` chose one or
+    the model was made for one; else Heun with ``eval.num_steps``.
+
+    Raises:
+      ValueError: as ``eval_settings``.
+    """
+    settings = eval_settings(config)
+    sampler = model.sampler
+    if config.eval.solver or sampler == SamplerSpec():
+        sampler = SamplerSpec(settings.solver, settings.num_steps)
+    model = model.using(sampler=sampler, precision=config.eval.precision or None)
+    settings = dataclasses.replace(settings, solver=sampler.solver, num_steps=sampler.num_steps)
+    return model, settings
+
+
+def make_iterator(experiment: Experiment, seed: int, batch_size: int | None = None) -> Any:
+    """Endless training batches of this process, on Grain; of ``train.batch_size`` unless told."""
     config = experiment.config
     return data_pipeline.make_train_iterator(
         experiment.sources["train"],
         length=config.data.length,
         length_mode=config.data.length_mode,
         normalizer=experiment.normalizer,
-        batch_size=config.train.batch_size,
+        batch_size=batch_size or config.train.batch_size,
         seed=seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -266,9 +298,7 @@ def make_training(
         dynamic_noise=config.loss.dynamic_noise,
         encoder_noise=config.loss.encoder_noise,
     )
-    if experiment.front_end is not None:
-        to_frames = frames_of_batch(experiment.front_end, experiment.normalizer)
-        loss_fn = _from_waveforms(loss_fn, to_frames)
+    loss_fn = on_frames(experiment, loss_fn)
     step_fn = step.make_train_step(
         loss_fn,
         transformation,
@@ -280,10 +310,11 @@ def make_training(
     return transformation, step_fn, loss_fn
 
 
-def _from_waveforms(
-    loss_fn: step.LossFn, to_frames: Callable[[dict[str, Array]], dict[str, Array]]
-) -> step.LossFn:
-    """The loss of a batch whose ``x`` are waveforms ``[B, N]``."""
+def on_frames(experiment: Experiment, loss_fn: step.LossFn) -> step.LossFn:
+    """The loss of batches as the source gives them: waveforms ``[B, N]`` become frames first."""
+    if experiment.front_end is None:
+        return loss_fn
+    to_frames = frames_of_batch(experiment.front_end, experiment.normalizer)
 
     def loss(params: Any, constants: Any, batch: dict[str, Array], key: Array):
         return loss_fn(params, constants, to_frames(batch), key)

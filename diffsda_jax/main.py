@@ -10,8 +10,17 @@ from typing import NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-MODES = ("train", "eval", "zero_shot", "first_stage", "latents", "prior", "explore", "plan")
-
+MODES = (
+    "train",
+    "eval",
+    "zero_shot",
+    "first_stage",
+    "latents",
+    "prior",
+    "explore",
+    "sampling",
+    "plan",
+)
 TRAININGS = {  # modes that train: the module and the function
     "train": ("runs", "run_train"),
     "first_stage": ("first_stage_runs", "run_first_stage"),
@@ -33,8 +42,9 @@ MODE = flags.DEFINE_enum(
     "train or fine-tune a frame autoencoder on the frames of a video source; latents: encode the "
     "clips of a video source with a frame autoencoder; prior: encode the training split with the "
     "workdir's sequence model and train a prior over its factors; explore: find directions of the "
-    "factors, name them and show what they change; plan: print config, parameters, FLOPs, memory "
-    "and data, and train nothing.",
+    "factors, name them and show what they change; sampling: try samplers with few evaluations of "
+    "the network and make the cheapest that is good enough the workdir's default; plan: print "
+    "config, parameters, FLOPs, memory and data, and train nothing.",
 )
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "For --mode=zero_shot: workdir or checkpoint of the model."
@@ -93,6 +103,10 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
         from diffsda_jax import explore_runs
 
         explore_runs.run_explore(config, workdir)
+    elif mode == "sampling":
+        from diffsda_jax import sampling_runs
+
+        sampling_runs.run_sampling(config, workdir)
     elif mode == "zero_shot":
         from diffsda_jax import zero_shot
 

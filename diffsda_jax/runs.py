@@ -17,7 +17,9 @@ from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.eval_setup import make_domain
 from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import report
-from diffsda_jax.evals.context import Domain
+from diffsda_jax.evals.context import Context, Domain, EvalSettings
+from diffsda_jax.evals.enrolment import enrol_unseen
+from diffsda_jax.evals.interface import encode_clips
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
@@ -131,6 +133,43 @@ class EvalRunner:
             self.domain = dataclasses.replace(self.domain, given_pairs=pairs)
         return self._data["pairs", 0]
 
+    def make_context(self, model: DiffSDA, settings: EvalSettings) -> Context:
+        """What the parts of an evaluation see, for measures beside an evaluation.
+
+        Args:
+          model: encodes; others with its encoder may take its place in the result.
+          settings: of the parts.
+
+        Returns:
+          Data, factors and, where there are labels, a judge.
+        """
+        options = self.experiment.config.eval
+        train, test = self.load("train", options.num_train_clips), self.load_test()
+        readers, trial, _ = enrol_unseen(train, test, spare=self.domain.given_pairs is None)
+        factors = [
+            encode_clips(
+                model,
+                data["x"],
+                data.get("length"),
+                data.get("mask"),
+                batch_size=settings.batch_size,
+            )
+            for data in (train, test)
+        ]
+        return Context(
+            model=model,
+            kind=self.experiment.element.kind,
+            train=train,
+            test=test,
+            train_factors=factors[0],
+            test_factors=factors[1],
+            judge=evaluation.make_judge(readers, settings.judge_steps, settings.seed),
+            settings=settings,
+            readers=readers,
+            trial=trial,
+            **vars(self.domain),
+        )
+
     def run(
         self, model: DiffSDA, output_dir: Path, prior: Prior | None = None
     ) -> evaluation.EvalResult:
@@ -148,7 +187,7 @@ class EvalRunner:
         element = self.experiment.element
         train = self.load("train", options.num_train_clips)
         test = self.load_test()
-        settings = experiments.eval_settings(self.experiment.config)
+        model, settings = experiments.as_evaluated(self.experiment.config, model)
         result = evaluation.evaluate(
             model,
             train,
@@ -164,7 +203,10 @@ class EvalRunner:
             **dataclasses.asdict(settings),
         )
         self._judge = result.judge
-        print(f"form {settings.form!r}, swaps start from {settings.start!r} noise")
+        print(
+            f"form {settings.form!r}, swaps start from {settings.start!r} noise, sampled with "
+            f"{model.sampler.evaluations} evaluations of {model.sampler.solver!r}"
+        )
         print(report.format_table(result.metrics), flush=True)
         for file in result.files:
             logger.info("wrote %s", file)

@@ -31,6 +31,7 @@ FREE_OPTIONS: FreeOptions = {
     "latents": None,
     "prior": None,
     "explore": None,
+    "sampling": None,
     "train": (
         "num_steps",
         "log_every_steps",

@@ -49,7 +49,8 @@ class EvalSettings:
 
     Attributes:
       num_swaps: swaps, and at most as many clips to reconstruct.
-      num_steps: sampler steps; N steps cost 2N - 1 evaluations of the denoiser.
+      num_steps: sampler steps.
+      solver: of the sampler, for the record: it is the model's own (``DiffSDA.using``).
       start: start noise of swaps: ``random``, ``zero``, ``target`` or ``donor``, see
         ``swap.make_start``. None: that of the form.
         Decodes from one factor always start from random noise.
@@ -67,6 +68,7 @@ class EvalSettings:
 
     num_swaps: int = 256
     num_steps: int = 32
+    solver: str = "heun"
     start: str | None = None
     seed: int = 0
     form: str = "corrected"

@@ -17,7 +17,10 @@ Labels = Integer[np.ndarray, "B"]
 
 @runtime_checkable
 class SequenceModel(Protocol):
-    """Any object that encodes clips to factors and samples clips from factors."""
+    """Any object that encodes clips to factors and samples clips from factors.
+
+    Its solver and the precision of its network are its own affair, see ``DiffSDA.using``.
+    """
 
     def encode(self, x: Any, length: Any = None, mask: Any = None) -> Factors:
         """Factors of clips ``[B, V, ...]``; ``length`` int32 ``[B]``, ``mask`` True = observed."""

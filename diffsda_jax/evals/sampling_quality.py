@@ -147,7 +147,7 @@ def draw_trials(trials: Sequence[Trial], reference: Trial, chosen: Trial) -> Pic
             axis.set_yscale("log")
         axis.set_title(LEAST_LOSS[name][0], fontsize=9)
         axis.set_xlabel("evaluations", fontsize=8)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=7, which="both")
     for axis in axes[len(names) :]:
         axis.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
