@@ -136,6 +136,7 @@ def default_config() -> ConfigDict:
             "prior": mode_defaults.prior_defaults(),
             "sampling": mode_defaults.sampling_defaults(),
             "explore": mode_defaults.explore_defaults(),
+            "distill": mode_defaults.distill_defaults(),
             "eval": _eval_defaults(),
         }
     ).lock()

@@ -19,12 +19,14 @@ MODES = (
     "prior",
     "explore",
     "sampling",
+    "distill",
     "plan",
 )
 TRAININGS = {  # modes that train: the module and the function
     "train": ("runs", "run_train"),
     "first_stage": ("first_stage_runs", "run_first_stage"),
     "prior": ("prior_runs", "run_prior"),
+    "distill": ("distill_runs", "run_distill"),
 }
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -43,7 +45,8 @@ MODE = flags.DEFINE_enum(
     "clips of a video source with a frame autoencoder; prior: encode the training split with the "
     "workdir's sequence model and train a prior over its factors; explore: find directions of the "
     "factors, name them and show what they change; sampling: try samplers with few evaluations of "
-    "the network and make the cheapest that is good enough the workdir's default; plan: print "
+    "the network and make the cheapest that is good enough the workdir's default; distill: train a "
+    "copy of the workdir's sequence model that samples with 1 to 4 evaluations; plan: print "
     "config, parameters, FLOPs, memory and data, and train nothing.",
 )
 CHECKPOINT = flags.DEFINE_string(

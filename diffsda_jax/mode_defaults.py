@@ -97,3 +97,26 @@ def prior_defaults() -> dict[str, Any]:
         "encode_batch_size": 64,  # over all devices
         "sequences_per_shard": 4_096,  # what a kill may lose
     }
+
+
+def distill_defaults() -> dict[str, Any]:
+    """Of ``--mode=distill``, see `distill_runs`."""
+    return {
+        "evaluations": 2,  # of the network for a sample of the distilled model, unless told
+        # The loss, see `train.distill_step.DistillOptions`.
+        "path_steps": 16,  # of the teacher, from noise to data
+        "horizon": 0,  # steps of the path up to the target; 1 = consistency distillation, 0 = all
+        "draws": 4,  # states of each path that are learnt from
+        "start_share": 0.25,  # of them that are its start
+        "swap_share": 0.5,  # of sequences that get the d of another one
+        # Its training; checkpoints, reports and what is kept are as in train.
+        "batch_size": 16,  # over all devices
+        "num_steps": 2_000,
+        "eval_every_steps": 0,  # 0 = only at the end
+        "schedule": "cosine",  # cosine (with warm-up) | constant
+        "learning_rate": 1e-3,
+        "warmup_steps": 100,  # at most a tenth of the run
+        "weight_decay": 1e-5,
+        "clip_norm": 1.0,
+        "ema_half_life_examples": 1_000.0,  # 0 = no averaging
+    }

@@ -32,6 +32,7 @@ FREE_OPTIONS: FreeOptions = {
     "prior": None,
     "explore": None,
     "sampling": None,
+    "distill": None,
     "train": (
         "num_steps",
         "log_every_steps",

@@ -134,7 +134,7 @@ def _teacher_path(
 ) -> Array:
     """States of the teacher's ODE at all levels of a grid, from noise on, ``[N + 1, B, V, ...]``.
 
-    DPM-Solver++(2M): of the solvers with one evaluation a step the closest to Heun with many.
+    The solver is DPM-Solver++(2M), of second order with one evaluation a step.
     """
 
     def denoise(x: Array, sigma: Array) -> Array:

@@ -1,0 +1,134 @@
+"""From a sequence model to one that samples in a few evaluations: training, resuming, refusals."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from diffsda_jax import DiffSDA, distill_runs, runs
+from diffsda_jax import config as configuration
+from diffsda_jax import experiment as experiments
+from diffsda_jax.factors import Factors
+from diffsda_jax.model import init_variables
+from diffsda_jax.train import checkpoint
+
+
+def tiny(**distill):
+    """Japanese vowels in a model of random weights; a student of two steps."""
+    config = runs.shrink(configuration.load_config("configs/japanese_vowels.py"))
+    config.distill.update(num_steps=2, batch_size=8, path_steps=2, draws=1, schedule="constant")
+    config.distill.update(distill)
+    config.train.update(checkpoint_every_steps=1)
+    config.eval.update(num_clips=24, num_train_clips=24, num_swaps=8, judge_steps=2)
+    return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    """Tiny networks, many samplers: most of the time would go into optimising programs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill_runs, "_TEACHER_STEPS", 2)
+        patch.setattr(distill_runs, "EVALUATIONS", (1, 2))
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def save_model(workdir, config, seed=0, **meta):
+    """What a training leaves in its workdir, with random weights."""
+    experiment = experiments.build(config)
+    variables = init_variables(experiment.spec, jax.random.key(seed))
+    checkpoint.save_converted(workdir, variables, experiment.meta() | meta)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run that several tests look at."""
+    workdir = save_model(tmp_path_factory.mktemp("run"), tiny())
+    return workdir, distill_runs.run_distill(tiny(), workdir)
+
+
+def test_a_run_leaves_a_student_beside_its_teacher(finished):
+    workdir, result = finished
+    assert int(result.state.step) == 2
+    teacher, student = (DiffSDA.from_checkpoint(path) for path in (workdir, workdir / "distilled"))
+    for part, same in (("encoder", True), ("denoiser", False)):
+        pairs = zip(
+            jax.tree.leaves(teacher.variables["params"][part]),
+            jax.tree.leaves(student.variables["params"][part]),
+            strict=True,
+        )
+        assert all(np.array_equal(a, b) for a, b in pairs) == same
+    assert student.spec.sigma_identity == student.spec.sigma_min == 0.002
+    assert student.meta["distilled"]["teacher"]["step"] == 0
+
+
+def test_the_student_samples_with_few_evaluations_by_default(finished):
+    student = DiffSDA.from_checkpoint(finished[0] / "distilled")
+    assert student.sampler == distill_runs.few_steps(2) and student.sampler.evaluations == 2
+    factors = Factors(static=np.ones((2, 4), np.float32), dynamic=np.ones((2, 4, 2), np.float32))
+    start = np.random.default_rng(0).standard_normal((2, 4, 12)).astype(np.float32)
+    first, again, other = (student.sample(factors, start, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    with pytest.raises(ValueError, match="a distilled model cannot invert"):
+        student.invert(start, factors)
+
+
+def test_the_table_compares_student_and_teacher(finished):
+    place = finished[0] / "distilled" / "eval" / "00000002"
+    table = (place / "quality.md").read_text().splitlines()
+    assert len(table) == 2 + 5 and "s kept %" in table[0]
+    metrics = json.loads((place / "metrics.json").read_text())["metrics"]
+    assert metrics["teacher/variation"] == 1.0 and metrics["teacher/distance_nmse"] == 0.0
+    assert metrics["student_2/evaluations"] == 2 and metrics["student_1/ms_per_clip"] > 0
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill_runs, "make_evaluator", lambda *_: lambda step, state: None)
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    distill_runs.run_distill(tiny(num_steps=1), tmp_path)
+    resumed = distill_runs.run_distill(tiny(), tmp_path)
+    assert int(resumed.state.step) == 2
+    for a, b in zip(
+        jax.tree.leaves(finished[1].state), jax.tree.leaves(resumed.state), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="config.distill.draws was 1 and is now 2. Set the option"):
+        distill_runs.run_distill(tiny(draws=2), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    save_model(tmp_path, tiny(), seed=1)
+    with pytest.raises(ValueError, match=r"was distilled from other weights \(step 0\)"):
+        distill_runs.run_distill(tiny(), tmp_path)
+
+
+def test_what_cannot_be_distilled_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        distill_runs.run_distill(tiny(), tmp_path / "nowhere")
+    for options, match in (
+        ({"num_steps": 0}, "distill.num_steps is 0; allowed: 1 or more"),
+        ({"start_share": 2.0}, "distill.start_share is 2.0; allowed: 0 to 1"),
+        ({"batch_size": 12}, "distill.batch_size: .*12"),
+        ({"evaluations": 0}, "distill.evaluations is 0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            distill_runs.run_distill(tiny(**options), tmp_path)
+    save_model(tmp_path, tiny(), distilled={"sampler": distill_runs.few_steps(1).to_dict()})
+    with pytest.raises(ValueError, match="holds a distilled model, which cannot teach"):
+        distill_runs.run_distill(tiny(), tmp_path)
+    other = tiny()
+    other.model.dynamic_dim = 3
+    with pytest.raises(ValueError, match="of another architecture"):
+        distill_runs.run_distill(other, tmp_path)
+
+
+def test_columns_without_a_measure_are_left_out():
+    rows = {"teacher": {"evaluations": 63.0}, "student_2": {"evaluations": 2.0}}
+    assert distill_runs.format_rows(rows).splitlines() == [
+        "|  | evaluations |",
+        "| --- | --- |",
+        "| teacher | 63 |",
+        "| student | 2 |",
+    ]
