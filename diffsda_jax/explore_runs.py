@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 FOLDER = "explore"
 PRIOR_FOLDER = "prior"
 CODES_FROM = ("auto", "prior", "data")
-_PRIOR_BATCH = 1024  # sequences sampled at once
 
 
 @dataclasses.dataclass
@@ -251,8 +250,9 @@ class Explorer:
         """Factors of the test clips, and some for components: of the prior, or of real clips."""
         test = self._encode(model, self.test)
         chosen, count = self.options.codes_from, self.options.num_codes
-        if chosen == "prior" or (chosen == "auto" and (workdir / PRIOR_FOLDER).is_dir()):
-            factors = _sample_prior(workdir, count, self.settings.seed)
+        trained = (workdir / PRIOR_FOLDER / checkpoint.FOLDER).is_dir()
+        if chosen == "prior" or (chosen == "auto" and trained):
+            factors = _sample_prior(workdir, count, self.test["x"].shape[1], self.settings.seed)
             self._note(f"{workdir.name}: codes are of {len(factors)} sequences from the prior")
             return View(factors, None, test)
         index = np.arange(min(count, len(self.train["x"])))
@@ -386,14 +386,9 @@ class Explorer:
         return ExploreResult(reports, metrics, files, self.notes)
 
 
-def _sample_prior(workdir: Path, count: int, seed: int) -> Factors:
+def _sample_prior(workdir: Path, count: int, length: int, seed: int) -> Factors:
     """Factors of so many sequences from the prior of a workdir."""
-    from diffsda_jax.prior_api import Prior  # Orbax takes seconds to import
+    from diffsda_jax.prior_api import Prior  # only where there is one
 
-    prior = Prior.from_checkpoint(workdir)
-    size = min(count, _PRIOR_BATCH)
-    parts = [prior.sample(size, seed=seed + place) for place in range(-(-count // size))]
-    return Factors(
-        static=np.concatenate([np.asarray(part.static) for part in parts])[:count],
-        dynamic=np.concatenate([np.asarray(part.dynamic) for part in parts])[:count],
-    )
+    factors = Prior.from_checkpoint(workdir).sample(count, length, seed=seed)
+    return Factors(static=np.asarray(factors.static), dynamic=np.asarray(factors.dynamic))

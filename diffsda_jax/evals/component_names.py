@@ -67,7 +67,7 @@ def make_attributes(
 ) -> list[Attribute]:
     """All that is known of some clips: labels, positions, and ``factor_*`` and ``target_*`` arrays.
 
-    What is the same for all clips is left out.
+    What is the same for all clips is left out; a target of several numbers counts by their mean.
 
     Args:
       data: arrays of the clips, as ``experiment.load_split`` gives them.
@@ -92,11 +92,13 @@ def make_attributes(
         if key in classes:
             found.append(Attribute(key.replace("_", " "), values.astype(np.int64), True))
             continue
-        known = names.get(key)
-        columns = values[..., None] if values.ndim == 1 else values
-        for column in range(columns.shape[-1]):
-            name = known[column] if known else f"{key} {column + 1}".replace("_", " ")
-            found.append(Attribute(name.replace("_", " "), columns[..., column]))
+        if key.startswith("target_"):
+            mean = values.reshape(len(values), -1).mean(1)
+            found.append(Attribute(key.replace("_", " "), mean))
+            continue
+        known = names.get(key) or [f"{key} {column + 1}" for column in range(values.shape[-1])]
+        for column, name in enumerate(known):
+            found.append(Attribute(name.replace("_", " "), values[..., column]))
     return [item for item in found if (item.values != item.values.flat[0]).any()]
 
 
