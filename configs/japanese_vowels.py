@@ -34,6 +34,7 @@ def get_config(variant="default"):
     config.train.batch_size = 64 if variant.startswith("original") else 32
     config.train.num_steps = 1_000
     config.train.checkpoint_every_steps = 200
+    config.prior.num_steps = 1_000
     if not variant.startswith("original"):
         config.model.dynamic_activation = "tanh"
         config.loss.dynamic_noise = 0.4

@@ -80,15 +80,15 @@ def prior_defaults() -> dict[str, Any]:
         "num_heads": PriorSpec.num_heads,
         "dropout": PriorSpec.dropout,
         # Its training; checkpoints, reports and what is kept are as in train.
-        "batch_size": 128,  # over all devices
-        "num_steps": 10_000,
+        "batch_size": 64,  # over all devices
+        "num_steps": 5_000,
         "eval_every_steps": 0,  # 0 = only at the end
         "schedule": "cosine",  # cosine (with warm-up) | constant
         "learning_rate": 1e-3,
         "warmup_steps": 100,  # at most a tenth of the run
-        "weight_decay": 1e-5,
+        "weight_decay": 1e-4,
         "clip_norm": 1.0,
-        "ema_half_life_examples": 50_000.0,  # 0 = no averaging
+        "ema_half_life_examples": 44_000.0,  # a decay of 0.999 a step; 0 = no averaging
         # Its sampler (joint).
         "solver": "heun",
         "sample_steps": 32,
@@ -102,7 +102,7 @@ def prior_defaults() -> dict[str, Any]:
 def distill_defaults() -> dict[str, Any]:
     """Of ``--mode=distill``, see `distill_runs`."""
     return {
-        "evaluations": 2,  # of the network for a sample of the distilled model, unless told
+        "evaluations": 1,  # of the network for a sample of the distilled model, unless told
         # The loss, see `train.distill_step.DistillOptions`.
         "path_steps": 16,  # of the teacher, from noise to data
         "horizon": 0,  # steps of the path up to the target; 1 = consistency distillation, 0 = all
@@ -116,7 +116,7 @@ def distill_defaults() -> dict[str, Any]:
         "schedule": "cosine",  # cosine (with warm-up) | constant
         "learning_rate": 1e-3,
         "warmup_steps": 100,  # at most a tenth of the run
-        "weight_decay": 1e-5,
+        "weight_decay": 1e-4,
         "clip_norm": 1.0,
-        "ema_half_life_examples": 1_000.0,  # 0 = no averaging
+        "ema_half_life_examples": 1_000.0,  # a decay of 0.999 a step; 0 = no averaging
     }

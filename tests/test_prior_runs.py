@@ -7,11 +7,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from test_runs import SMALL, command, run
 
 from diffsda_jax import DiffSDA, Prior, prior_runs, runs
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax.data.factor_cache import FactorCache
+from diffsda_jax.data.sources import ElementSpec
+from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.evals.interface import encode_clips
 from diffsda_jax.model import init_variables
 from diffsda_jax.train import checkpoint
@@ -28,9 +31,9 @@ def tiny(**prior):
     return config
 
 
-def save_model(workdir, config, seed=0):
+def save_model(workdir, config, seed=0, sources=None):
     """What a training leaves in its workdir, with random weights."""
-    experiment = experiments.build(config)
+    experiment = experiments.build(config, sources)
     variables = init_variables(experiment.spec, jax.random.key(seed))
     checkpoint.save_converted(workdir, variables, experiment.meta())
     return workdir
@@ -84,6 +87,28 @@ def test_factors_are_those_of_an_evaluation(finished):
     for of, normalizer in (("static", cache.static), ("dynamic", cache.dynamic)):
         found, wanted = normalizer.invert(batch[of]), getattr(factors, of)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "num_steps"),
+    [
+        ("digits", ElementSpec("video", (4, 4, 1)), 4),
+        ("timit", ElementSpec("audio", (), fps=16_000.0), 743),  # which give 4 mel frames
+    ],
+)
+def test_frames_and_sound_are_encoded_as_in_an_evaluation(tmp_path, name, element, num_steps):
+    config = runs.shrink(configuration.load_config(f"configs/{name}.py"))
+    config.data.cache_dir = str(tmp_path)
+    sources = {split: Synthetic(split, element, 20, num_steps) for split in ("train", "test")}
+    save_model(tmp_path, config, sources=sources)
+    result = prior_runs.run_prior(config, tmp_path, sources)
+    assert int(result.state.step) == 2
+    cache = FactorCache.load(tmp_path / "prior" / "factors")
+    arrays = experiments.load_split(experiments.build(config, sources), "train", 20)
+    model = DiffSDA.from_checkpoint(tmp_path)
+    static = model.encode(arrays["x"], arrays["length"], arrays.get("mask")).static
+    found = cache.static.invert(cache.read(np.arange(20))["static"])
+    np.testing.assert_allclose(found, static, rtol=1e-3, atol=1e-4)
 
 
 def test_a_finished_prior_can_be_loaded_and_sampled(finished):
@@ -226,3 +251,17 @@ def test_samples_are_evaluated_and_by_mode_eval_too(finished, tmp_path, monkeypa
     assert again.keys() == metrics.keys()
     for name, value in metrics.items():
         assert again[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+
+
+@pytest.mark.slow
+def test_from_the_command_line(tmp_path):
+    sizes = ("prior.width=8", "prior.num_layers=1", "prior.num_heads=2", "prior.num_steps=3")
+    options = (*SMALL, *sizes, "train.num_steps=2", "eval.num_samples=8")
+    for mode in ("train", "prior", "prior"):
+        done = run(command(tmp_path, *options, mode=mode))
+        assert done.returncode == 0, done.stderr
+    assert "finished already: 3 steps are done" in done.stderr
+    assert Prior.from_checkpoint(tmp_path).sample(2).dynamic.shape == (2, 20, 2)
+    done = run(command(tmp_path, *options, "prior.form=reference", mode="prior"))
+    assert done.returncode == 2 and done.stderr.count("error:") == 1
+    assert "config.prior.form was 'joint' and is now 'reference'" in done.stderr
