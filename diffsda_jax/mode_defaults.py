@@ -116,7 +116,7 @@ def distill_defaults() -> dict[str, Any]:
         "schedule": "cosine",  # cosine (with warm-up) | constant
         "learning_rate": 1e-3,
         "warmup_steps": 100,  # at most a tenth of the run
-        "weight_decay": 1e-4,
+        "weight_decay": 1e-5,
         "clip_norm": 1.0,
-        "ema_half_life_examples": 1_000.0,  # a decay of 0.999 a step; 0 = no averaging
+        "ema_half_life_examples": 1_000.0,  # 0 = no averaging
     }
