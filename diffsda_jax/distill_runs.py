@@ -22,7 +22,7 @@ from diffsda_jax import experiment as experiments
 from diffsda_jax import runs, sharding, workdirs
 from diffsda_jax.data.pipeline import num_steps_per_epoch
 from diffsda_jax.data.sources import Source
-from diffsda_jax.diffusion.samplers import SamplerSpec
+from diffsda_jax.diffusion.samplers import CONSISTENCY, SamplerSpec
 from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals import report
 from diffsda_jax.evals.context import Context
@@ -130,7 +130,7 @@ def check_options(config: ConfigDict) -> SamplerSpec:
 
 def few_steps(evaluations: int) -> SamplerSpec:
     """The sampler of a student; the last step of its grid is free."""
-    return SamplerSpec("consistency", evaluations + 1)
+    return SamplerSpec(CONSISTENCY, evaluations + 1)
 
 
 def _loss_options(options: ConfigDict) -> dict[str, Any]:
@@ -286,9 +286,9 @@ class Comparison:
           Rows ``teacher`` (63 evaluations), ``teacher_4``, ``teacher_2`` and ``teacher_1``
           (DPM-Solver++ 2M with so few), and the same of ``student``. ``random_nmse``: of
           reconstructions from random noise; ``variation``: mean squared difference of decodes from
-          two noises, as a share of the teacher's; ``distance_nmse``: of the reconstructions to the
-          teacher's from the same noise, which only one evaluation can keep; swaps as in the part
-          ``swap``; ``ms_per_clip``: of sampling.
+          two start noises, as a share of the teacher's; ``distance_nmse``: of the reconstructions
+          to the teacher's from the same noise (these two only where no noise is added on the way);
+          swaps as in the part ``swap``; ``ms_per_clip``: of sampling.
         """
         found, clips, variation = self.of_teacher
         students = {
@@ -305,13 +305,17 @@ class Comparison:
         decoded, spread, seconds = self._decode(model, sampler)
         x, mask = context.test["x"][index], context.observed(index)
         swaps, _ = PARTS["swap"](context)
-        return {
+        row = {
             "evaluations": float(sampler.evaluations),
             "random_nmse": measure.normalized_mse(x, decoded, mask),
-            "variation": spread / variation,
-            "distance_nmse": measure.normalized_mse(clips, decoded, mask),
             **swaps,
             "ms_per_clip": 1e3 * seconds / len(index),
+        }
+        if sampler.solver == CONSISTENCY and sampler.evaluations > 1:
+            return row  # its noise on the way is the same for both starts, and not the teacher's
+        return row | {
+            "variation": spread / variation,
+            "distance_nmse": measure.normalized_mse(clips, decoded, mask),
         }
 
     def _decode(self, model: DiffSDA, sampler: SamplerSpec) -> tuple[Clips, float, float]:

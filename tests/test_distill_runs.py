@@ -19,6 +19,7 @@ def tiny(**distill):
     """Japanese vowels in a model of random weights; a student of two steps."""
     config = runs.shrink(configuration.load_config("configs/japanese_vowels.py"))
     config.distill.update(num_steps=2, batch_size=8, path_steps=2, draws=1, schedule="constant")
+    config.distill.evaluations = 2
     config.distill.update(distill)
     config.train.update(checkpoint_every_steps=1)
     config.eval.update(num_clips=24, num_train_clips=24, num_swaps=8, judge_steps=2)
@@ -84,6 +85,7 @@ def test_the_table_compares_student_and_teacher(finished):
     metrics = json.loads((place / "metrics.json").read_text())["metrics"]
     assert metrics["teacher/variation"] == 1.0 and metrics["teacher/distance_nmse"] == 0.0
     assert metrics["student_2/evaluations"] == 2 and metrics["student_1/ms_per_clip"] > 0
+    assert metrics["student_1/variation"] > 0 and "student_2/variation" not in metrics
 
 
 def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(finished, tmp_path, monkeypatch):
