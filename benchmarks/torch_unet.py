@@ -22,6 +22,7 @@ try:
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
+    from torch_first_stage import Attention
 except ImportError:
     sys.exit(
         f"torch_unet: PyTorch is not installed for {sys.executable}; install it there (pip "
@@ -35,25 +36,6 @@ FORMS = ("eager", "eager, channels last")
 def norm(channels: int) -> nn.GroupNorm:
     """GroupNorm in 32 groups, fewer where 32 does not divide."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
-
-
-class Attention(nn.Module):
-    """Single-head self-attention over the pixels of a frame, with a residual connection."""
-
-    def __init__(self, channels: int):
-        """Makes the layers."""
-        super().__init__()
-        self.norm = norm(channels)
-        self.parts, self.out = (
-            nn.Conv2d(channels, 3 * channels, 1),
-            nn.Conv2d(channels, channels, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` to the same shape."""
-        query, key, value = self.parts(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)
-        read = functional.scaled_dot_product_attention(query, key, value)
-        return x + self.out(read.transpose(1, 2).reshape(x.shape))
 
 
 class ResBlock(nn.Module):

@@ -5,12 +5,11 @@ trains in ``<workdir>/distilled``. Of a config are read the source, the sections
 ``distill`` and ``eval``, and of ``train`` how often to report and to save.
 """
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,7 @@ from diffsda_jax.diffusion.samplers import CONSISTENCY, SamplerSpec
 from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals import report
 from diffsda_jax.evals.context import Context
-from diffsda_jax.evals.enrolment import enrol_unseen
-from diffsda_jax.evals.evaluate import make_judge
-from diffsda_jax.evals.interface import Clips, encode_clips
+from diffsda_jax.evals.interface import Clips
 from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.model import ModelSpec, make_model
@@ -106,7 +103,7 @@ def run_distill(
             make_evaluator=functools.partial(make_evaluator, comparison, spec, place),
         )
 
-    with _advice_for_this_mode(folder):
+    with workdirs.advice("distill", folder):
         return workdirs.train_in(folder, _purpose(experiment, folder), prepare)
 
 
@@ -170,18 +167,6 @@ def _purpose(experiment: Experiment, folder: Path) -> workdirs.Purpose:
     )
 
 
-@contextlib.contextmanager
-def _advice_for_this_mode(folder: Path) -> Iterator[None]:
-    """Names this mode's way out where the loop, on a loss that is not finite, names another's."""
-    try:
-        yield
-    except loop.NonFiniteLossError as error:
-        found = str(error).partition(" Lower the learning rate")[0]
-        raise loop.NonFiniteLossError(
-            f"{found} Lower --config.distill.learning_rate and move {folder} away to start anew."
-        ) from error
-
-
 def make_training(
     experiment: Experiment, teacher: DiffSDA, spec: ModelSpec, mesh: Mesh
 ) -> tuple[StepFn, TrainState]:
@@ -235,34 +220,8 @@ class Comparison:
     @functools.cached_property
     def context(self) -> Context:
         """Data, factors (of the encoder that both have) and judge."""
-        options = self.runner.experiment.config.eval
         settings = experiments.eval_settings(self.runner.experiment.config)
-        train, test = self.runner.load("train", options.num_train_clips), self.runner.load_test()
-        domain = self.runner.domain
-        readers, trial, _ = enrol_unseen(train, test, spare=domain.given_pairs is None)
-        factors = (
-            encode_clips(
-                self.teacher,
-                data["x"],
-                data.get("length"),
-                data.get("mask"),
-                batch_size=settings.batch_size,
-            )
-            for data in (train, test)
-        )
-        return Context(
-            model=self.teacher,
-            kind=self.runner.experiment.element.kind,
-            train=train,
-            test=test,
-            train_factors=next(factors),
-            test_factors=next(factors),
-            judge=make_judge(readers, settings.judge_steps, settings.seed),
-            settings=settings,
-            readers=readers,
-            trial=trial,
-            **vars(domain),
-        )
+        return self.runner.make_context(self.teacher, settings)
 
     @functools.cached_property
     def of_teacher(self) -> tuple[dict[str, dict[str, float]], Clips, float]:

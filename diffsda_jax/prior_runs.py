@@ -99,7 +99,7 @@ def run_prior(
             make_evaluator=lambda writer: make_evaluator(runner, model, load_prior, place, writer),
         )
 
-    with _advice_for_this_mode(folder):
+    with workdirs.advice("prior", folder):
         return workdirs.train_in(folder, _purpose(experiment, facts, folder), prepare)
 
 
@@ -164,18 +164,6 @@ def _evaluated(experiment: Experiment) -> Experiment:
     config = copy.deepcopy(experiment.config)
     config.eval.parts = _PARTS
     return dataclasses.replace(experiment, config=config)
-
-
-@contextlib.contextmanager
-def _advice_for_this_mode(folder: Path) -> Iterator[None]:
-    """Names this mode's way out where the loop, on a loss that is not finite, names another's."""
-    try:
-        yield
-    except loop.NonFiniteLossError as error:
-        found = str(error).partition(" Lower the learning rate")[0]
-        raise loop.NonFiniteLossError(
-            f"{found} Lower --config.prior.learning_rate and move {folder} away to start anew."
-        ) from error
 
 
 def make_training(

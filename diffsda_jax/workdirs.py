@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,6 +154,18 @@ def open_workdir(workdir: str | Path) -> Path:
         raise ValueError(f"workdir {path} is a file; give a folder, which is made if missing.")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def advice(section: str, folder: Path) -> Iterator[None]:
+    """Where the loop meets a loss that is not finite, names the way out of this section's runs."""
+    try:
+        yield
+    except loop.NonFiniteLossError as error:
+        found = str(error).partition(" Lower the learning rate")[0]
+        raise loop.NonFiniteLossError(
+            f"{found} Lower --config.{section}.learning_rate and move {folder} away to start anew."
+        ) from error
 
 
 class Training(NamedTuple):
