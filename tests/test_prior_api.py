@@ -18,11 +18,16 @@ NORMALIZERS = (
 SAMPLER = SamplerSpec("euler", 3)
 
 
-def make(form="joint"):
-    spec = PriorSpec(
-        form, static_dim=3, dynamic_dim=2, length=4, width=8, num_layers=1, num_heads=2, dropout=0.0
-    )
-    return spec, prior.init_variables(spec, jax.random.key(0))
+def make_spec(form="joint"):
+    sizes = {"static_dim": 3, "dynamic_dim": 2, "length": 4, "width": 8}
+    return PriorSpec(form, **sizes, num_layers=1, num_heads=2, dropout=0.0)
+
+
+def make():
+    """A joint prior whose weights are all random: a new one's last layers are zero."""
+    spec, rng = make_spec(), np.random.default_rng(0)
+    shapes = prior.variable_shapes(spec)
+    return spec, jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,7 @@ def test_blocks_are_the_samples_of_one_size(joint, monkeypatch):
         (lambda p: p.sample(0), "count is 0"),
         (lambda p: p.sample(1, 0), "length is 0"),
         (lambda p: p.sample_dynamic(np.zeros((2, 4))), r"static has shape \(2, 4\).* \[B, 3\]"),
-        (lambda p: p.sample_static(np.zeros((2, 4))), r"dynamic has shape .* \[B, V, 2\]"),
+        (lambda p: p.sample_static(np.zeros((2, 4, 3))), r"dynamic has shape .* \[B, V, 2\]"),
         (lambda p: p.sample_dynamic(np.full((2, 3), np.nan)), "static has values that are not fin"),
     ],
 )
@@ -106,8 +111,7 @@ def test_what_does_not_fit_is_named(joint, do, words):
 
 
 def test_a_form_of_one_length_says_so():
-    spec, _ = make("reference")
-    fixed = Prior(spec, {}, NORMALIZERS)
+    fixed = Prior(make_spec("reference"), {}, NORMALIZERS)
     with pytest.raises(ValueError, match="length is 9, .* 'reference' samples 4 steps only.*joint"):
         fixed.sample(2, 9)
 
