@@ -237,6 +237,7 @@ def test_a_loss_that_is_not_finite_names_the_options_of_this_mode(model, tmp_pat
         prior_runs.run_prior(tiny(), workdir)
 
 
+@pytest.mark.slow
 def test_samples_are_evaluated_and_by_mode_eval_too(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.EvalRunner, "run", REAL_RUN)
     workdir = copy(finished[0], tmp_path)
