@@ -30,15 +30,13 @@ from diffsda_jax.evals.swap import decode_factors, make_start
 from diffsda_jax.evals.traversal_pictures import draw_series, draw_videos, traverse
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.factors import Factors
-from diffsda_jax.model import variable_shapes
 from diffsda_jax.pipeline import DiffSDA
-from diffsda_jax.train import checkpoint
-from diffsda_jax.workdirs import check_workdir, open_workdir
+from diffsda_jax.prior_api import FOLDER as PRIOR_FOLDER
+from diffsda_jax.prior_api import Prior
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "explore"
-PRIOR_FOLDER = "prior"
 CODES_FROM = ("auto", "prior", "data")
 
 
@@ -74,11 +72,8 @@ def run_explore(config: ConfigDict, workdir: str | Path) -> ExploreResult:
       ValueError, FileNotFoundError: as ``runs.run_eval``; an option that is not allowed.
     """
     options = check_options(config)
-    model = DiffSDA.from_checkpoint(workdir, weights=config.eval.weights)
-    experiment = experiments.build(config, normalizer=model.normalizer)
-    checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
-    workdir = open_workdir(workdir)
-    check_workdir(workdir, experiment)
+    experiment, model = runs.load_trained(config, workdir)
+    workdir = Path(workdir).expanduser()
     others = {folder: _load_other(folder, model, config) for folder in options.other_workdirs}
     explorer = Explorer(experiment, model, workdir, others)
     reports = {factor: explorer.report(factor) for factor in exploration.FACTORS}
@@ -163,8 +158,8 @@ class Explorer:
           others: models to compare with, by their folders.
         """
         config = experiment.config
-        self.experiment, self.model, self.options = experiment, model, config.explore
-        self.settings = experiments.eval_settings(config)
+        self.experiment, self.options = experiment, config.explore
+        self.model, self.settings = experiments.as_evaluated(config, model)
         runner = runs.EvalRunner(experiment)
         self.train = runner.load("train", config.eval.num_train_clips)
         self.test = runner.load(config.eval.split, config.eval.num_clips)
@@ -175,7 +170,7 @@ class Explorer:
         self._choose(trial)
         self.to_frames = self._frame_decoder(runner)
         self.attributes = self._attributes(judge)
-        self.view = self._look(model, workdir)
+        self.view = self._look(self.model, workdir)
         self.others = [self._look(one, Path(folder)) for folder, one in others.items()]
 
     def _note(self, *notes: str) -> None:
@@ -250,9 +245,11 @@ class Explorer:
         """Factors of the test clips, and some for components: of the prior, or of real clips."""
         test = self._encode(model, self.test)
         chosen, count = self.options.codes_from, self.options.num_codes
-        trained = (workdir / PRIOR_FOLDER / checkpoint.FOLDER).is_dir()
+        trained = (workdir / PRIOR_FOLDER).is_dir()
         if chosen == "prior" or (chosen == "auto" and trained):
-            factors = _sample_prior(workdir, count, self.test["x"].shape[1], self.settings.seed)
+            prior = Prior.from_checkpoint(workdir, self.experiment.config.eval.weights)
+            drawn = prior.sample(count, self.test["x"].shape[1], seed=self.settings.seed)
+            factors = Factors(static=np.asarray(drawn.static), dynamic=np.asarray(drawn.dynamic))
             self._note(f"{workdir.name}: codes are of {len(factors)} sequences from the prior")
             return View(factors, None, test)
         index = np.arange(min(count, len(self.train["x"])))
@@ -363,6 +360,7 @@ class Explorer:
     def write(self, reports: dict[str, FactorReport], directory: Path) -> ExploreResult:
         """Writes metrics, tables, components and pictures, and prints the tables."""
         settings = self.options.to_dict() | {
+            "solver": self.settings.solver,
             "num_steps": self.settings.num_steps,
             "start": self.settings.start,
             "seed": self.settings.seed,
@@ -384,11 +382,3 @@ class Explorer:
         for file in files:
             logger.info("wrote %s", file)
         return ExploreResult(reports, metrics, files, self.notes)
-
-
-def _sample_prior(workdir: Path, count: int, length: int, seed: int) -> Factors:
-    """Factors of so many sequences from the prior of a workdir."""
-    from diffsda_jax.prior_api import Prior  # only where there is one
-
-    factors = Prior.from_checkpoint(workdir).sample(count, length, seed=seed)
-    return Factors(static=np.asarray(factors.static), dynamic=np.asarray(factors.dynamic))
