@@ -1,7 +1,8 @@
 """How wide should d be?
 
 Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in the README. A
-wider d holds more of the clip and, sooner or later, of its speaker.
+wider d can hold more of the clip, and more of its speaker.
+Runtime: not measured yet.
 Command: python -m diffsda_jax.study --study=studies/dynamic_width.py --out=runs/dynamic_width
 """
 

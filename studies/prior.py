@@ -1,10 +1,12 @@
 """Does a prior over both factors together beat one that takes them for independent?
 
 Japanese vowels, 300 training steps instead of 1,000 for the sequence model, one for each seed, and
-500 steps for each prior on its factors. `joint` is this package's transformer over s and d,
-`reference` the released code's flat network, `independent` two of those, one for s and one for d.
-Fréchet distances are between sampled and test sequences, of the factors themselves and of the
-features of a judge of speakers; real training sequences are in `generation/train` of each record.
+500 steps for each prior, of the default size, on its factors. `joint` is this package's transformer
+over s and d, `reference` the released code's flat network, `independent` two of those, one for s
+and one for d. Fréchet distances are between sampled and test sequences, of the factors themselves
+and of the features of a judge of speakers; real training sequences are in `generation/train` of
+each record.
+Runtime: not measured yet.
 Command: python -m diffsda_jax.study --study=studies/prior.py --out=runs/prior
 """
 
@@ -26,9 +28,6 @@ def get_study():
             "eval.num_samples": 256,
             "eval.num_steps": 12,
             "eval.judge_steps": 200,
-            "prior.width": 64,
-            "prior.num_layers": 3,
-            "prior.batch_size": 64,
             "prior.num_steps": 500,
         },
         variants={form: {"prior.form": form} for form in FORMS},

@@ -1,9 +1,10 @@
 """Is it the sharing of s that separates the factors?
 
 Generated stations and weather, whose labels of both kinds are known, cut down for a CPU: 24 steps
-instead of 72, 500 training steps instead of 1,200. With a static factor of each step nothing keeps
-what changes out of s: the decoder then takes all from s, and a swap gives the static donor back
-with its own weather.
+instead of 72, 500 training steps instead of 1,200. With a static factor of each step nothing in the
+model keeps what changes out of s: if the decoder then takes all from s, a swap gives the static
+donor back with its own weather.
+Runtime: not measured yet.
 Command: python -m diffsda_jax.study --study=studies/static_sharing.py --out=runs/static_sharing
 """
 

@@ -52,7 +52,7 @@ class Fake(Launcher):
 
     def write(self, workdir, options):
         where = workdir / ("prior/eval" if options["mode"] == "prior" else "eval") / "00000002"
-        where.mkdir(parents=True)
+        where.mkdir(parents=True, exist_ok=True)
         width, seed = int(options.get("config.model.dynamic_dim", 0)), int(options["config.seed"])
         start = options.get("config.eval.start", "")
         values = {name: width + 10.0 * seed + len(start) for name in self.metrics}
@@ -94,6 +94,31 @@ def test_what_is_done_is_not_done_again_and_what_is_new_is(tmp_path):
     changed = change_study(make_study(), ["config.train.num_steps=3"], None)
     command.conduct(changed, tmp_path, launcher=longer)
     assert len(longer.calls) == 4 and "| narrow | 2 |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_config_file_that_was_edited_makes_its_runs_new(tmp_path):
+    file = tmp_path / "mine.py"
+    text = (
+        "from diffsda_jax.config import load_config\n"
+        "def get_config():\n"
+        f"    config = load_config({CONFIG!r})\n"
+        "    config.{option} = {value}\n"
+        "    return config\n"
+    )
+    study = make_study(config=str(file), variants={"only": {}}, seeds=(0,))
+    modes = []
+    for option, value in (
+        ("optimizer.learning_rate", 3e-3),
+        ("optimizer.learning_rate", 2.5e-3),  # another model
+        ("eval.num_steps", 5),  # with the learning rate of the config below it
+        ("eval.num_steps", 12),  # the same model, evaluated anew
+        ("eval.num_steps", 12),
+    ):
+        file.write_text(text.replace("{option}", option).replace("{value}", str(value)))
+        launcher = Fake()
+        assert command.conduct(study, tmp_path / "out", launcher=launcher) == []
+        modes.append([call["mode"] for call in launcher.calls])
+    assert modes == [["train"], ["train"], ["train"], ["eval"], []]
 
 
 def test_a_failed_run_is_named_does_not_stop_the_others_and_is_tried_again(tmp_path, capsys):
@@ -143,6 +168,35 @@ def test_priors_are_trained_on_a_shared_model_each_in_a_folder_of_its_own(tmp_pa
     assert [c["mode"] for c in launcher.calls] == ["train", "prior", "prior"]
     assert "| 4 steps | 1 | **4** |" in (tmp_path / "table.md").read_text()
     assert len(list(tmp_path.glob("runs/*/prior/eval/*/metrics.json"))) == 2
+    # Training evaluated the model for the first alone, which is no result of any.
+    assert [list(run.result()["metrics"]) for run in make_runs(study, tmp_path)] == [
+        ["generation/distance"]
+    ] * 2
+
+
+def test_seconds_of_a_run_are_those_of_all_starts(tmp_path):
+    variants = {"only": {"eval.num_steps": 4}}
+    study = make_study(variants=variants, modes=("eval", "prior"), seeds=(0,))
+    command.conduct(study, tmp_path, launcher=Fake(lambda options: options["mode"] == "prior"))
+
+    class Stopped(Fake):
+        def __call__(self, command, log, slot):
+            self.stop()
+            return Ended(3, 5.0, 4.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        command.conduct(study, tmp_path, launcher=Stopped())
+    # 3 s of training, then 1 s of a prior that failed, 5 s of an evaluation that was stopped.
+    assert command.conduct(study, tmp_path, launcher=Fake()) == []
+    (run,) = make_runs(study, tmp_path)
+    assert run.result()["seconds"] == {"train": 3.0, "prior": 1.0 + 3.0, "eval": 5.0 + 3.0}
+    assert run.result()["cpu_seconds"] == 2 + 1 + 4 + 2 + 2
+
+
+def test_versions_are_told_where_the_package_is_not_installed(monkeypatch):
+    monkeypatch.setattr(command, "PACKAGES", ("jax", "no_such_package"))
+    versions = command.describe_machine()["versions"]
+    assert versions["jax"] and versions["no_such_package"] is None
 
 
 def test_a_metric_that_no_run_has_is_named_with_the_nearest(tmp_path):

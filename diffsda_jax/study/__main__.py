@@ -1,7 +1,6 @@
 """Command line: ``python -m diffsda_jax.study --study=studies/X.py --out=DIR``."""
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from diffsda_jax.study.description import Study, change_study, load_study
 from diffsda_jax.study.launch import Launcher, make_slots
 from diffsda_jax.study.runs import Run, make_runs, run_study
 from diffsda_jax.study.table import csv_table, find_missing, markdown_table, write_plot
+from diffsda_jax.train.checkpoint import package_version
 
 EXIT_FAILED, EXIT_MISUSED, EXIT_INTERRUPTED = 1, 2, 3  # statuses; those of diffsda_jax.main
 PACKAGES = ("diffsda_jax", "jax", "flax", "optax", "numpy")
@@ -148,7 +148,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "command": shlex.join(words),
     }
 

@@ -86,8 +86,8 @@ def _only_device(device: str) -> dict[str, str]:
 class Launcher:
     """Runs commands; a call returns when its command has ended.
 
-    Calls may come from several threads. ``stop`` ends all commands, which save what they have, and
-    those that are called afterwards do not start.
+    Calls may come from several threads. ``stop`` ends all commands, which save what they have and
+    return, and those that are called afterwards do not start.
     """
 
     def __init__(self):
@@ -105,7 +105,7 @@ class Launcher:
           slot: where.
 
         Raises:
-          KeyboardInterrupt: ``stop`` was called.
+          KeyboardInterrupt: ``stop`` was called before.
         """
         began = time.perf_counter()
         with log.open("a") as file:
@@ -130,8 +130,6 @@ class Launcher:
         with self._lock:
             self._running.discard(process)
             process.returncode = os.waitstatus_to_exitcode(status)
-            if self.stopped:
-                raise KeyboardInterrupt
         cpu_seconds = usage.ru_utime + usage.ru_stime
         return Ended(process.returncode, time.perf_counter() - began, cpu_seconds)
 

@@ -12,17 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from diffsda_jax.study.description import Study
-from diffsda_jax.study.launch import Ended, Launcher, Slot
+from diffsda_jax import config as configuration
+from diffsda_jax.study.description import Study, override_config
+from diffsda_jax.study.launch import Launcher, Slot
 
 # Sections that say what is done with a trained model; runs that differ in them only share one.
 AFTER_TRAINING = ("eval", "prior", "explore", "sampling", "distill")
 RESULT_FILE = "metrics.json"
 LOG_FILE = "log.txt"
+TIMES_FILE = "times.json"
 TRAINED_FILE = "trained.json"
-# Where the modes write metrics; the first folder of each belongs to one run.
-METRICS = ("eval/*/metrics.json", "prior/eval/*/metrics.json")
-Launch = Callable[[Sequence[str], Path, Slot], Ended]
+# Where each mode writes metrics; the first folder of each belongs to one run.
+METRICS = {"eval": "eval/*/metrics.json", "prior": "prior/eval/*/metrics.json"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,10 +68,7 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """What was measured, or None where the run is not finished."""
-        try:
-            return json.loads((self.folder / RESULT_FILE).read_text())
-        except (FileNotFoundError, ValueError):  # a file that a full disk cut off is made again
-            return None
+        return _read_json(self.folder / RESULT_FILE)
 
 
 def make_runs(study: Study, out: Path) -> list[Run]:
@@ -78,20 +76,20 @@ def make_runs(study: Study, out: Path) -> list[Run]:
 
     Args:
       study: what is compared.
-      out: folder of the study. A run lies in a folder that is named after all of its options, and
-        a trained model in one that is named after those that training depends on.
+      out: folder of the study. A run lies in a folder that is named after the values of all
+        options, wherever they are set, and a trained model in one that is named after those that
+        training depends on.
     """
     runs = []
     for variant in study.variants:
         for seed in study.seeds:
             config, overrides = study.config_of(variant), study.overrides_of(variant, seed)
-            trained = {
-                key: value
-                for key, value in overrides.items()
-                if key.partition(".")[0] not in AFTER_TRAINING
-            }
+            options = configuration.to_json(
+                override_config(configuration.load_config(config), overrides)
+            )
+            trained = {key: options[key] for key in options if key not in AFTER_TRAINING}
             slug = re.sub(r"[^A-Za-z0-9.]+", "_", variant).strip("_")
-            run = f"{slug}_seed{seed}_{_digest(config, overrides, *study.modes)}"
+            run = f"{slug}_seed{seed}_{_digest(options, *study.modes)}"
             runs.append(
                 Run(
                     variant,
@@ -100,7 +98,7 @@ def make_runs(study: Study, out: Path) -> list[Run]:
                     overrides,
                     study.modes,
                     folder=out / "runs" / run,
-                    workdir=out / "models" / f"seed{seed}_{_digest(config, trained)}",
+                    workdir=out / "models" / f"seed{seed}_{_digest(trained)}",
                 )
             )
     return runs
@@ -161,28 +159,38 @@ def run_study(
 
 
 def _do_run(
-    run: Run, slot: Slot, launch: Launch, place: str, report: Callable[[str], None]
+    run: Run, slot: Slot, launcher: Launcher, place: str, report: Callable[[str], None]
 ) -> str | None:
-    """Does one run unless it is done; what went wrong, or None."""
+    """Does one run unless it is done; what went wrong, or None.
+
+    Raises:
+      KeyboardInterrupt: the launcher was stopped.
+    """
     if run.result() is not None:
         report(f"{place}: done before")
         return None
     report(f"{place}: started, see {run.folder / LOG_FILE}")
     for output in ("eval", *run.modes):
         _lead_to(run.workdir / output, run.folder / output)
-    seconds, cpu_seconds = {}, 0.0
+    times = _read_json(run.folder / TIMES_FILE) or {}  # of earlier starts, whose work it goes on
     for mode in _steps(run):
-        ended = launch(run.command(mode), run.folder / LOG_FILE, slot)
+        ended = launcher(run.command(mode), run.folder / LOG_FILE, slot)
+        before = times.get(mode, {"seconds": 0.0, "cpu_seconds": 0.0})
+        times[mode] = {name: value + getattr(ended, name) for name, value in before.items()}
+        _write_json(run.folder / TIMES_FILE, times)
+        if ended.status and launcher.stopped:
+            raise KeyboardInterrupt
         if ended.status:
             problem = f"--mode={mode} ended with status {ended.status}: {_last_line(run)}"
             report(f"{place}: FAILED, {problem}")
             return problem
         if mode == "train":
-            (run.workdir / TRAINED_FILE).write_text(json.dumps({"seconds": ended.seconds}) + "\n")
-        seconds[mode], cpu_seconds = ended.seconds, cpu_seconds + ended.cpu_seconds
-    metrics = _read_metrics(run.folder)
+            _write_json(run.workdir / TRAINED_FILE, times[mode])
+    metrics = _read_metrics(run)
     if not metrics:
         return f"no metrics were written; see {run.folder / LOG_FILE}"
+    seconds = {mode: spent["seconds"] for mode, spent in times.items()}
+    cpu_seconds = sum(spent["cpu_seconds"] for spent in times.values())
     _write_json(
         run.folder / RESULT_FILE,
         {
@@ -223,13 +231,24 @@ def _last_line(run: Run) -> str:
     return f"{lines[-1] if lines else 'no output'} ({run.folder / LOG_FILE})"
 
 
-def _read_metrics(folder: Path) -> dict[str, float]:
-    """Metrics of the newest evaluations of a run."""
+def _read_metrics(run: Run) -> dict[str, float]:
+    """Metrics of the newest evaluation of each of a run's modes.
+
+    What the training of a shared model measured counts only where the others measure it, too.
+    """
     metrics = {}
-    for pattern in METRICS:
-        if files := sorted(folder.glob(pattern)):
+    for mode in run.modes:
+        if files := sorted(run.folder.glob(METRICS[mode])):
             metrics |= json.loads(files[-1].read_text())["metrics"]
     return metrics
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What a file holds; None if it is missing, or cut off as on a full disk."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

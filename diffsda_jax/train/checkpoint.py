@@ -301,7 +301,7 @@ def _save_items(
     manager: ocp.CheckpointManager, step: int, items: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> None:
     """Starts saving arrays and meta; trees without a single array leave no item."""
-    versions = {name: _version(name) for name in _PACKAGES}
+    versions = {name: package_version(name) for name in _PACKAGES}
     full_meta = {**meta, "step": step, "versions": versions}
     try:
         json.dumps(full_meta)
@@ -329,8 +329,8 @@ def _one_copy(leaf: Any) -> Any:
     return leaf.addressable_data(0)
 
 
-def _version(package: str) -> str | None:
-    """Installed version of a package; None = it runs from source."""
+def package_version(package: str) -> str | None:
+    """Installed version of a package; None = it runs from source, or is missing."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
