@@ -46,6 +46,12 @@ class Attribute:
         """The name in metrics."""
         return self.name.replace(" ", "_")
 
+    def spread(self, length: Lengths | None) -> float:
+        """Standard deviation over all clips and their real steps."""
+        if self.values.ndim == 1:
+            return float(np.std(self.values))
+        return float(np.std(self.values[valid_steps(*self.values.shape, length)]))
+
     def at(self, codes: Codes, length: Lengths | None) -> Num[np.ndarray, " P"]:
         """The value at each code: of its step, or of its sequence (mean over the real steps)."""
         values = self.values
@@ -155,6 +161,7 @@ def measure_effects(
     decode: Decode,
     *,
     length: Lengths | None = None,
+    known_length: Lengths | None = None,
     deviations: float = 1.0,
 ) -> Float[np.ndarray, "K A"]:
     """What moving along each component does to each attribute of the decoded clips.
@@ -167,7 +174,8 @@ def measure_effects(
       factors: of the clips that are moved.
       attributes: of the data; their spread is the unit of numbers.
       decode: clips from a list of factors.
-      length: number of real steps of the clips.
+      length: number of real steps of the clips that are moved.
+      known_length: number of real steps of the clips that the attributes are of.
       deviations: how far to move.
 
     Returns:
@@ -199,7 +207,7 @@ def measure_effects(
                 change = (high - low)[real[:, : high.shape[1]] if high.ndim == 2 else slice(None)]
                 change = change[np.isfinite(change)]  # nothing to track in some frames
                 size = np.sqrt(np.mean(change**2)) if len(change) else np.nan
-                spread = np.std(attribute.values)
+                spread = attribute.spread(known_length)
                 effects[place, column] = size / (2 * deviations * spread)
     return effects
 
@@ -270,7 +278,7 @@ def find_meaning(
             pairs = [drawn[:, first : first + 2] for first in range(0, len(many) - 1, 2)]
             together_chance[place] = np.mean([multiple_correlation(p, values) for p in pairs])
     effect, effect_chance = (
-        measure_effects(side, moved, attributes, decode, length=moved_length)
+        measure_effects(side, moved, attributes, decode, length=moved_length, known_length=length)
         for side in (components, few)
     )
     ends = [

@@ -14,25 +14,27 @@ _LEAST_STEPS = 2  # of half a clip
 
 
 def same_label_ratio(
-    features: Float[np.ndarray, "N Q"], label: Labels, other: Labels | None = None
+    features: Float[np.ndarray, "N Q"], label: Labels, other: Labels | None = None, seed: int = 0
 ) -> float | None:
     """Mean squared distance of clips with the same label over that of any two clips.
 
     Args:
       features: codes of N clips; each is scaled to unit variance first. 1,000 clips at most are
-        compared.
+        compared, drawn from all of them.
       label: what the two clips share.
       other: what they must differ in, such as the label of the other factor; None: nothing.
+      seed: of the clips that are drawn.
 
     Returns:
       0 where the label decides the code, 1 where it says nothing; None without such a pair, or
       where all codes are the same.
     """
-    features, label = features[:_MAX_ITEMS], label[:_MAX_ITEMS]
+    some = _choose(len(features), seed)
+    features, label = features[some], label[some]
     different = ~np.eye(len(label), dtype=bool)
     chosen = (label[:, None] == label) & different
     if other is not None:
-        other = other[:_MAX_ITEMS]
+        other = other[some]
         chosen &= other[:, None] != other
     distance = _squared_distances(features)
     overall = distance[different].mean() if len(label) > 1 else 0.0
@@ -40,24 +42,31 @@ def same_label_ratio(
 
 
 def windows_ratio(
-    first: Float[np.ndarray, "N S"], second: Float[np.ndarray, "N S"]
+    first: Float[np.ndarray, "N S"], second: Float[np.ndarray, "N S"], seed: int = 0
 ) -> float | None:
     """Mean squared distance of the codes of two windows of one clip over that of different clips.
 
     Args:
       first: ``s`` of one window of each clip.
       second: ``s`` of another window of it.
+      seed: of the clips that are drawn, 1,000 at most.
 
     Returns:
       0 where any window of a clip has the same ``s``, 1 where it has that of any clip's; None where
       all are the same.
     """
-    count = min(len(first), _MAX_ITEMS)
-    distance = _squared_distances(np.concatenate([first[:count], second[:count]]))
+    some = _choose(len(first), seed)
+    count = len(some)
+    distance = _squared_distances(np.concatenate([first[some], second[some]]))
     between = distance[:count, count:]
     own = np.eye(count, dtype=bool)
     others = between[~own].mean() if count > 1 else 0.0
     return float(between[own].mean() / others) if others > 0 else None
+
+
+def _choose(count: int, seed: int) -> Integer[np.ndarray, " _"]:
+    """Places of the clips that are compared; the first ones would be of few classes, if sorted."""
+    return np.random.default_rng(seed).permutation(count)[:_MAX_ITEMS]
 
 
 def half_clips(

@@ -222,6 +222,22 @@ def test_names_say_what_is_followed_and_what_else_moves():
     assert describe([], np.zeros(0), np.zeros(0)) == "nothing that is known"
 
 
+def test_effects_are_in_units_of_the_real_steps():
+    factors = factors_of()
+    components = fit_components(gather_codes(factors, "dynamic"), "dynamic")
+    values = np.where(np.arange(5) < 3, factors.dynamic[..., 0], 1e3)  # the rest is padding
+
+    def effects(values, **lengths):
+        known = Attribute("place", values, measure=lambda x: x[..., 0])
+        decode = lambda sets: np.stack([one.dynamic for one in sets])  # noqa: E731
+        return component_names.measure_effects(components, factors, [known], decode, **lengths)
+
+    padded = effects(values, known_length=np.full(30, 3))
+    np.testing.assert_allclose(padded, effects(values[:, :3]), rtol=1e-5)
+    by_clip = Attribute("mean", values[:, 0])
+    assert by_clip.spread(np.full(30, 3)) == pytest.approx(np.std(values[:, 0]))
+
+
 @pytest.fixture(scope="module")
 def digits():
     data = digit_arrays("test", 80)

@@ -157,3 +157,14 @@ def test_cycle_errors_by_hand():
     steps = Factors(static=np.repeat(static[:, None], 4, 1), dynamic=dynamic)
     zero = steps.replace(static=np.zeros_like(steps.static))
     assert consistency.cycle_errors(zero, steps)["static_nmse"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_distances_of_many_clips_are_of_all_classes():
+    """Of sorted clips the first 1,000 are of one class."""
+    label = np.repeat([0, 1], 1200)
+    features = label[:, None] * np.ones((1, 2))
+    assert consistency.same_label_ratio(features, label) == 0.0
+    first = consistency.same_label_ratio(features, label, seed=1)
+    assert first == consistency.same_label_ratio(features, label, seed=1)
+    # Each window of a clip is of the other class, as is that of every second other clip.
+    assert consistency.windows_ratio(features, features[::-1]) == pytest.approx(2.0, rel=0.05)
