@@ -18,6 +18,7 @@ from diffsda_jax.data.sources.pairs import PairWindows, read_pairs
 from diffsda_jax.data.transforms import Normalizer, fit_normalizer
 from diffsda_jax.diffusion.samplers import SOLVERS, SamplerSpec
 from diffsda_jax.evals.context import EvalSettings, Pairs
+from diffsda_jax.evals.swap import INVERTED_STARTS
 from diffsda_jax.features import (
     FrontEnd,
     fit_front_end_normalizer,
@@ -225,13 +226,20 @@ def as_evaluated(config: ConfigDict, model: DiffSDA) -> tuple[DiffSDA, EvalSetti
     the model was made for one; else Heun with ``eval.num_steps``.
 
     Raises:
-      ValueError: as ``eval_settings``.
+      ValueError: as ``eval_settings``; swaps that start from what is inverted, of a model that
+        cannot invert.
     """
     settings = eval_settings(config)
     sampler = model.sampler
-    if config.eval.solver or sampler == SamplerSpec():
+    if config.eval.solver or model.chosen_sampler is None:
         sampler = SamplerSpec(settings.solver, settings.num_steps)
     model = model.using(sampler=sampler, precision=config.eval.precision or None)
+    if settings.start in INVERTED_STARTS and not model.can_invert:
+        raise ValueError(
+            f"swaps start from {settings.start!r} noise (config.eval.start, or that of "
+            f"config.eval.form={settings.form!r}), which a distilled model cannot find, as it "
+            "cannot invert; set --config.eval.start=random."
+        )
     settings = dataclasses.replace(settings, solver=sampler.solver, num_steps=sampler.num_steps)
     return model, settings
 

@@ -38,8 +38,10 @@ class DiffSDA:
       variables: collections ``params`` and ``constants``.
       normalizer: between the units of the data and the model's, or None if not known.
       meta: what the checkpoint says of itself (step, config, ...).
-      sampler: what ``sample`` and ``invert`` do unless told otherwise: what ``--mode=sampling``
-        chose in the workdir, else that of a distilled model, else Heun with 32 steps.
+      chosen_sampler: what ``--mode=sampling`` chose in the workdir, or that of a distilled model;
+        None where nothing was chosen.
+      sampler: what ``sample`` and ``invert`` do unless told otherwise: the chosen one, else Heun
+        with 32 steps.
 
     References:
       DiffSDA (arXiv 2510.05717), sections 3 and 4.
@@ -56,7 +58,17 @@ class DiffSDA:
         """Takes weights that fit ``spec``; see ``from_checkpoint`` for the usual way."""
         self.spec, self.variables = spec, dict(variables)
         self.normalizer, self.meta = normalizer, dict(meta or {})
-        self.sampler = sampler or SamplerSpec()
+        self.chosen_sampler = sampler
+
+    @property
+    def sampler(self) -> SamplerSpec:
+        """What ``sample`` and ``invert`` do unless told otherwise."""
+        return self.chosen_sampler or SamplerSpec()
+
+    @property
+    def can_invert(self) -> bool:
+        """Whether ``invert`` works; a distilled model only goes from noise to data."""
+        return not self.spec.sigma_identity and self.sampler.solver != samplers.CONSISTENCY
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike, weights: str = "ema") -> "DiffSDA":
@@ -113,17 +125,27 @@ class DiffSDA:
           A model that shares this one's variables.
 
         Raises:
-          ValueError: a value that is not allowed.
+          ValueError: a value that is not allowed, or a solver for distilled models where this
+            one was not distilled.
         """
-        sampler = sampler or self.sampler
-        if solver is not None and solver != sampler.solver:
-            sampler = SamplerSpec(solver, sampler.num_steps)
-        given = {"num_steps": num_steps, "eta": eta}
+        sampler = sampler or self.chosen_sampler
+        given = {"solver": solver, "num_steps": num_steps, "eta": eta}
         given = {name: value for name, value in given.items() if value is not None}
+        if given:
+            sampler = sampler or SamplerSpec()
+            if given.pop("solver", sampler.solver) != sampler.solver:
+                sampler = SamplerSpec(solver, sampler.num_steps)
+            sampler = dataclasses.replace(sampler, **given)
+        # One evaluation from noise to data is the same for every denoiser.
+        many = sampler and sampler.solver == samplers.CONSISTENCY and sampler.evaluations > 1
+        if many and not self.spec.sigma_identity:
+            raise ValueError(
+                f"solver is {sampler.solver!r}, but this model was not distilled; choose one of "
+                f"{', '.join(map(repr, samplers.SOLVERS))}, or load what --mode=distill made."
+            )
         spec = self.spec
         if precision is not None:
             spec = dataclasses.replace(spec, precision=precision)
-        sampler = dataclasses.replace(sampler, **given)
         return DiffSDA(spec, self.variables, self.normalizer, self.meta, sampler)
 
     def encode(
@@ -244,11 +266,16 @@ class DiffSDA:
           Noise of about unit variance, shaped like ``x``.
 
         Raises:
-          ValueError: shapes that do not fit, or a sampler that does not exist.
+          ValueError: shapes that do not fit, a sampler that does not exist, or a model that was
+            distilled.
         """
         self._check_x("x", x)
         self._check_factors(factors, x.shape[:2])
         model = self.using(solver, num_steps, eta=0.0, precision=precision)
+        if not model.can_invert:
+            raise ValueError(
+                "a distilled model cannot invert; invert with the one it is made from."
+            )
         return _invert(model.spec, model.sampler, self.variables, x, factors)
 
     def _check_x(self, name: str, x: ArrayLike) -> None:
@@ -348,10 +375,12 @@ def load_sampler(path: str | os.PathLike, step: int | None = None) -> SamplerSpe
     Raises:
       ValueError: the file is damaged.
     """
-    here = Path(path).expanduser().absolute()
-    parts = (here, *here.parents)
-    names = [part.name for part in parts[:2]]
-    file = parts[names.index("checkpoints") + 1 if "checkpoints" in names else 0] / SAMPLER_FILE
+    workdir = Path(path).expanduser().absolute()
+    if not (workdir / "checkpoints").is_dir():  # not a workdir, so it lies in one
+        parts = (workdir, *workdir.parents)
+        names = [part.name for part in parts[:2]]
+        workdir = parts[names.index("checkpoints") + 1 if "checkpoints" in names else 0]
+    file = workdir / SAMPLER_FILE
     if not file.is_file():
         return None
     try:

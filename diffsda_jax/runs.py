@@ -23,7 +23,7 @@ from diffsda_jax.evals.interface import encode_clips
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
-from diffsda_jax.pipeline import DiffSDA
+from diffsda_jax.pipeline import DiffSDA, load_sampler
 from diffsda_jax.prior_api import FOLDER, Prior
 from diffsda_jax.train import checkpoint, loop
 from diffsda_jax.train.state import WEIGHTS, TrainState
@@ -78,7 +78,9 @@ def make_evaluator(
         variables = jax.device_put(
             {"params": weights, "constants": state.constants}, jax.local_devices()[0]
         )
-        model = DiffSDA(runner.experiment.spec, variables, runner.experiment.normalizer)
+        spec, normalizer = runner.experiment.spec, runner.experiment.normalizer
+        sampler = load_sampler(workdir, step_number)  # as --mode=eval would at this step
+        model = DiffSDA(spec, variables, normalizer, sampler=sampler)
         result = runner.run(model, workdir / "eval" / f"{step_number:08d}")
         write_result(writer, step_number, result, runner.domain)
 
@@ -185,9 +187,9 @@ class EvalRunner:
         """
         options = self.experiment.config.eval
         element = self.experiment.element
+        model, settings = experiments.as_evaluated(self.experiment.config, model)
         train = self.load("train", options.num_train_clips)
         test = self.load_test()
-        model, settings = experiments.as_evaluated(self.experiment.config, model)
         result = evaluation.evaluate(
             model,
             train,

@@ -10,6 +10,7 @@ from diffsda_jax import DiffSDA, Factors
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.model import ModelSpec, init_variables
+from diffsda_jax.pipeline import load_sampler
 from diffsda_jax.train import checkpoint
 
 SPEC = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4)
@@ -128,6 +129,37 @@ def test_a_chosen_sampler_is_read_from_every_path(model, tmp_path, caplog):
     file.write_text('{"solver": "dpmpp_2m"}')
     with pytest.raises(ValueError, match="sampler.json cannot be read.*--mode=sampling again"):
         DiffSDA.from_checkpoint(tmp_path / "run")
+
+
+def test_a_workdir_inside_a_folder_named_checkpoints_has_its_own_sampler(model, tmp_path):
+    workdir, chosen = tmp_path / "checkpoints" / "run", SamplerSpec("dpmpp_2m", 12)
+    checkpoint.save_converted(workdir, model.variables, {"model": SPEC.to_dict(), "step": 0})
+    (tmp_path / "sampler.json").write_text(json.dumps({"sampler": SamplerSpec("ab2").to_dict()}))
+    assert load_sampler(workdir) is None
+    (workdir / "sampler.json").write_text(json.dumps({"sampler": chosen.to_dict()}))
+    for path in (".", "checkpoints", "checkpoints/0"):
+        assert load_sampler(workdir / path) == chosen
+
+
+def test_a_choice_of_the_default_is_still_a_choice(model):
+    assert model.chosen_sampler is None and model.using(precision="float32").chosen_sampler is None
+    assert model.using("heun").chosen_sampler == SamplerSpec()
+    assert model.using(num_steps=32).chosen_sampler == model.sampler == SamplerSpec()
+
+
+def test_what_distilled_models_cannot_do_and_others_cannot(model, x):
+    factors = model.encode(x)
+    with pytest.raises(ValueError, match="'consistency', but this model was not distilled"):
+        model.sample(factors, solver="consistency", num_steps=3)
+    with pytest.raises(ValueError, match="this model was not distilled; choose one of 'heun'"):
+        model.using(sampler=SamplerSpec("consistency", 3))
+    one = model.sample(factors, solver="consistency", num_steps=2)  # one evaluation is anyone's
+    assert one.shape == x.shape
+    student = DiffSDA(dataclasses.replace(SPEC, sigma_identity=SPEC.sigma_min), model.variables)
+    assert student.using("consistency", 3).sampler.evaluations == 2
+    assert model.can_invert and not student.can_invert and not student.using("heun").can_invert
+    with pytest.raises(ValueError, match="a distilled model cannot invert"):
+        student.invert(x, factors, num_steps=2)
 
 
 def test_a_checkpoint_restores_the_model(model, x, tmp_path):

@@ -16,7 +16,7 @@ from diffsda_jax.evals.face_verification import verify
 from diffsda_jax.evals.frames import frame_errors, mean_errors
 from diffsda_jax.evals.interface import Clips, Lengths, padded_batches, valid_steps
 from diffsda_jax.evals.networks import FrameNetwork
-from diffsda_jax.evals.swap import make_pairs, reconstruct
+from diffsda_jax.evals.swap import make_pairs, reconstruct, reconstruction_starts
 from diffsda_jax.factors import mix
 
 Outcome = tuple[dict[str, float], list[str]]
@@ -29,7 +29,6 @@ Labels = Sequence[Integer[np.ndarray, " P"]]
 
 _EMBEDDINGS = {"identity": "", "body": "body_"}  # prefixes of metrics by role
 _ROLES = (*_EMBEDDINGS, "landmarks")  # networks for other things are not asked
-_STARTS = ("random", "inverted")
 _NO_NETWORK = "eval.networks names no network for faces: set eval.networks.identity.path and others"
 
 
@@ -208,7 +207,7 @@ def face_reconstruction(context: Context) -> Outcome:
     if reason:
         return {}, [f"face_reconstruction skipped: {reason}"]
     x, factors, length = context.test_clips(index)
-    settings = context.settings
+    settings, starts = context.settings, reconstruction_starts(context.model)
     decoded = {
         start: reconstruct(
             context.model,
@@ -220,7 +219,7 @@ def face_reconstruction(context: Context) -> Outcome:
             length=length,
             batch_size=settings.batch_size,
         )
-        for start in _STARTS
+        for start in starts
     }
 
     def see(block: np.ndarray) -> dict[str, np.ndarray]:
@@ -235,7 +234,7 @@ def face_reconstruction(context: Context) -> Outcome:
     seen = _by_blocks(context, len(index), see)
     valid, real = context.observed(index), _without_prefix("real", seen)
     scores: dict[str, float] = {}
-    for start in _STARTS:
+    for start in starts:
         own = mean_errors(_without_prefix(f"{start}_errors", seen), mask=valid)
         own |= compare_views(
             _without_prefix(start, seen),

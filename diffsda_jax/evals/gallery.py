@@ -22,7 +22,7 @@ from diffsda_jax.evals.plots import (
     swap_series_figure,
 )
 from diffsda_jax.evals.report import captions_for, choose_donors
-from diffsda_jax.evals.swap import make_pairs, reconstruct
+from diffsda_jax.evals.swap import make_pairs, reconstruct, reconstruction_starts
 from diffsda_jax.factors import mix
 
 _GRID_ROWS = 4
@@ -89,15 +89,14 @@ def swap_videos(context: Context, count: int) -> dict[str, UInt8[np.ndarray, "V 
 
 
 def _reconstruction_strips(context: Context) -> Picture:
-    """Originals above what their factors give from random noise and from their x_T."""
+    """Originals above what their factors give from random noise and, if known, from their x_T."""
     index = context.some_clips()[:_CLIPS]
-    return strips_image(
-        [
-            ("original", context.to_frames(context.test["x"][index])),
-            ("from the codes", context.to_frames(_reconstructed(context, index, "random"))),
-            ("from x_T", context.to_frames(_reconstructed(context, index, "inverted"))),
-        ]
-    )
+    captions = {"random": "from the codes", "inverted": "from x_T"}
+    strips = [("original", context.to_frames(context.test["x"][index]))]
+    for start in reconstruction_starts(context.model):
+        shown = context.to_frames(_reconstructed(context, index, start))
+        strips.append((captions[start], shown))
+    return strips_image(strips)
 
 
 def _swap_series(

@@ -19,7 +19,8 @@ Labels = Integer[np.ndarray, "B"]
 class SequenceModel(Protocol):
     """Any object that encodes clips to factors and samples clips from factors.
 
-    Its solver and the precision of its network are its own affair, see ``DiffSDA.using``.
+    Its solver and the precision of its network are its own affair, see ``DiffSDA.using``. One that
+    cannot invert says so by an attribute ``can_invert`` that is False; then nothing is inverted.
     """
 
     def encode(self, x: Any, length: Any = None, mask: Any = None) -> Factors:

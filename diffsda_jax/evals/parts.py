@@ -12,7 +12,12 @@ from diffsda_jax.evals.interventions import interventions
 from diffsda_jax.evals.labelled_codes import disentanglement
 from diffsda_jax.evals.probes import chance_level, probe_factors
 from diffsda_jax.evals.sounds import cepstral_distances
-from diffsda_jax.evals.swap import keep_one_factor, mean_factors, reconstruct
+from diffsda_jax.evals.swap import (
+    keep_one_factor,
+    mean_factors,
+    reconstruct,
+    reconstruction_starts,
+)
 from diffsda_jax.evals.utterances import utterances
 from diffsda_jax.evals.verification import speaker_eer
 from diffsda_jax.factors import mix
@@ -71,13 +76,16 @@ def judge(context: Context) -> Outcome:
 
 
 def reconstruction(context: Context) -> Outcome:
-    """Errors of clips decoded from their own factors, from random noise and from their x_T."""
+    """Errors of clips decoded from their own factors, from random noise and from their x_T.
+
+    Only from random noise where the model cannot invert.
+    """
     index = context.some_clips()
     if not len(index):
         return {}, ["reconstruction skipped: num_swaps is 0, so there are no clips"]
     x, factors, length = context.test_clips(index)
-    result = {}
-    for start in ("random", "inverted"):
+    result, starts = {}, reconstruction_starts(context.model)
+    for start in starts:
         decoded = reconstruct(
             context.model,
             x,
@@ -90,6 +98,8 @@ def reconstruction(context: Context) -> Outcome:
         )
         for name, value in _errors(context, index, decoded).items():
             result[f"{start}_{name}"] = value
+    if "inverted" not in starts:
+        return result, ["reconstruction from x_T skipped: a distilled model cannot invert"]
     return result, []
 
 

@@ -21,6 +21,7 @@ from diffsda_jax.evals.interface import (
 from diffsda_jax.factors import Factors, mix
 
 STARTS = ("random", "zero", "target", "donor")
+INVERTED_STARTS = ("target", "donor")
 _REPAIR_ROUNDS = 100
 
 
@@ -157,6 +158,11 @@ def reconstruct(
         batch_size=batch_size,
     )
     return decode_factors(model, factors, noise, num_steps=num_steps, batch_size=batch_size)
+
+
+def reconstruction_starts(model: SequenceModel) -> tuple[str, ...]:
+    """The starts of ``reconstruct`` that a model has; one may say that it cannot invert."""
+    return ("random", "inverted") if getattr(model, "can_invert", True) else ("random",)
 
 
 def mean_factors(factors: Factors, length: Lengths | None = None) -> Factors:

@@ -222,6 +222,24 @@ def test_no_metrics_of_no_clips():
         evaluate(Echo(), train, empty, kind="series")
 
 
+def test_a_model_that_cannot_invert_is_shown_without_what_is_inverted():
+    class Student(DigitOracle):
+        can_invert = False
+
+        def invert(self, x, factors, num_steps=32):
+            raise AssertionError("asked to invert")
+
+    splits = digit_pair(4, 6)
+    parts = ("reconstruction", "face_reconstruction")
+    result = evaluate(Student(*splits), *splits, kind="video", parts=parts, num_swaps=5)
+    names = [name for name in result.metrics if "inverted" in name]
+    assert "reconstruction/random_nmse" in result.metrics and not names
+    assert result.notes[0] == "reconstruction from x_T skipped: a distilled model cannot invert"
+    able = evaluate(DigitOracle(*splits), *splits, kind="video", parts=parts, num_swaps=5)
+    pictures = [found.images["reconstruction/strips"] for found in (result, able)]
+    assert pictures[0].shape[0] < pictures[1].shape[0]  # one strip less
+
+
 def test_one_factor_starts_from_random_noise_in_every_form():
     class Counting(Echo):
         inverted = 0
