@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffsda_jax import DiffSDA, distill_runs, runs
+from diffsda_jax import DiffSDA, distill_runs, runs, sampling_runs
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax.factors import Factors
@@ -76,6 +76,23 @@ def test_the_student_samples_with_few_evaluations_by_default(finished):
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     with pytest.raises(ValueError, match="a distilled model cannot invert"):
         student.invert(start, factors)
+
+
+def test_a_student_is_evaluated_without_what_is_inverted(finished):
+    config = tiny()
+    config.eval.parts = ("reconstruction", "swap")
+    result = runs.run_eval(config, finished[0] / "distilled")
+    assert {"reconstruction/random_nmse", "swap/static_kept_percent"} <= result.metrics.keys()
+    assert not [name for name in result.metrics if "inverted" in name]
+    assert "reconstruction from x_T skipped: a distilled model cannot invert" in result.notes
+    with pytest.raises(ValueError, match="holds a distilled model, which has one solver only"):
+        sampling_runs.run_sampling(config, finished[0] / "distilled")
+    config.eval.form = "reference"
+    with pytest.raises(ValueError, match="start from 'target' noise .*--config.eval.start=random"):
+        runs.run_eval(config, finished[0] / "distilled")
+    config.eval.start = "random"
+    student = DiffSDA.from_checkpoint(finished[0] / "distilled")
+    assert experiments.as_evaluated(config, student)[0].sampler == distill_runs.few_steps(2)
 
 
 def test_the_table_compares_student_and_teacher(finished):

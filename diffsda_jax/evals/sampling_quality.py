@@ -1,6 +1,7 @@
 """Quality of samplers against how often they evaluate the network, and which one is enough."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -39,10 +40,12 @@ class Trial:
 def losses(trial: Trial, reference: Trial, num_clips: int, tolerance_percent: float) -> list[str]:
     """Where a trial is worse than the reference by more than is tolerated.
 
-    Better is fine. Tolerated is ``tolerance_percent`` of the reference's value, but at least the
-    floor of ``LEAST_LOSS``: 0.002 of an error that is a share of the data's variance, 0.05 pixels,
-    and one clip of a share of clips. ``distance_nmse``, to the clips of the reference from the
-    same noise, may be ``tolerance_percent`` of their variance.
+    Better is fine. Tolerated is ``tolerance_percent`` of the reference's value, or the floor of
+    ``LEAST_LOSS`` where that is more: 0.002 of an error that is a share of the data's variance,
+    0.05 pixels, and one clip of a share of clips. So an error of 0.01 may become 0.012, 20 % more;
+    ``by_floor`` names such measures. ``distance_nmse``, to the clips of the reference from the
+    same noise, may be ``tolerance_percent`` of their variance. What is not a number in the
+    reference is not compared, see ``not_compared``.
 
     Args:
       trial: what is judged.
@@ -53,37 +56,63 @@ def losses(trial: Trial, reference: Trial, num_clips: int, tolerance_percent: fl
     Returns:
       Names of metrics; empty where all are within.
     """
-    share, found = tolerance_percent / 100, []
-    for name, (_, floor) in LEAST_LOSS.items():
-        if name not in reference.metrics:
-            continue
-        value, before = trial.metrics[name], reference.metrics[name]
-        if name == "distance_nmse":
-            allowed = share
-        else:
-            allowed = max(share * abs(before), 100 / num_clips if floor is None else floor)
-        worse = before - value if name.endswith(_MORE_IS_BETTER) else value - before
-        if not worse <= allowed:  # not a number is worse
+    found = []
+    for name, worse in _worse_by(trial, reference).items():
+        floor = 100 / num_clips if LEAST_LOSS[name][1] is None else LEAST_LOSS[name][1]
+        floor = 0.0 if name == "distance_nmse" else floor
+        if not worse <= max(floor, _share(name, reference, tolerance_percent)):  # NaN is worse
             found.append(name)
     return found
 
 
-def choose(
-    trials: Sequence[Trial], reference: Trial, num_clips: int, tolerance_percent: float
-) -> Trial:
-    """The trial with the fewest evaluations whose losses are tolerated; else the reference.
+def by_floor(trial: Trial, reference: Trial, tolerance_percent: float) -> list[str]:
+    """Names of metrics worse by more than ``tolerance_percent``, whatever their floor."""
+    return [
+        name
+        for name, worse in _worse_by(trial, reference).items()
+        if not worse <= _share(name, reference, tolerance_percent)
+    ]
 
-    Of several the one nearest to the reference's clips. Ancestral samplers, whose clips depend on
-    more than the start noise, are not chosen: what is inverted would not come back.
+
+def not_compared(reference: Trial) -> list[str]:
+    """Names of metrics that are not a number in the reference, so that nothing can be within."""
+    return [name for name in LEAST_LOSS if math.isnan(reference.metrics.get(name, 0.0))]
+
+
+def _worse_by(trial: Trial, reference: Trial) -> dict[str, float]:
+    """How much worse a trial is in each metric that is compared; below 0 is better."""
+    left_out, found = not_compared(reference), {}
+    for name in LEAST_LOSS:
+        if name in reference.metrics and name not in left_out:
+            more = trial.metrics[name] - reference.metrics[name]
+            found[name] = -more if name.endswith(_MORE_IS_BETTER) else more
+    return found
+
+
+def _share(name: str, reference: Trial, tolerance_percent: float) -> float:
+    """What is tolerated of the reference's value, or of the variance of its clips."""
+    whole = 1.0 if name == "distance_nmse" else abs(reference.metrics[name])
+    return tolerance_percent / 100 * whole
+
+
+def candidates(
+    trials: Sequence[Trial], reference: Trial, num_clips: int, tolerance_percent: float
+) -> list[Trial]:
+    """The trials that cost less than the reference and whose losses are tolerated.
+
+    The one with the fewest evaluations comes first, of several the one nearest to the reference's
+    clips. Ancestral samplers, whose clips depend on more than the start noise, are left out: what
+    is inverted would not come back.
     """
     within = [
         trial
         for trial in trials
-        if trial.sampler.eta == 0 and not losses(trial, reference, num_clips, tolerance_percent)
+        if trial.sampler.eta == 0
+        and trial.sampler.evaluations < reference.sampler.evaluations
+        and not losses(trial, reference, num_clips, tolerance_percent)
     ]
-    return min(
-        [*within, reference],
-        key=lambda trial: (trial.sampler.evaluations, trial.metrics["distance_nmse"]),
+    return sorted(
+        within, key=lambda trial: (trial.sampler.evaluations, trial.metrics["distance_nmse"])
     )
 
 

@@ -50,14 +50,30 @@ def test_with_few_clips_one_clip_is_the_floor():
     assert quality.losses(worse, HEUN, 10, 2.0) == []
 
 
-def test_the_cheapest_within_is_chosen_and_the_nearest_of_equals():
+def test_what_is_tolerated_by_its_floor_only_is_named():
+    worse = trial(random_nmse=0.2039, inverted_nmse=0.0019, static_kept_percent=99.0)
+    assert quality.losses(worse, HEUN, 200, 2.0) == []
+    assert quality.by_floor(worse, HEUN, 2.0) == ["inverted_nmse"]
+    assert quality.by_floor(trial(), HEUN, 2.0) == []
+    assert quality.by_floor(trial(distance_nmse=0.019), HEUN, 2.0) == []
+
+
+def test_what_is_not_a_number_in_the_reference_is_not_compared():
+    unknown = Trial(HEUN.sampler, {**HEUN.metrics, "trajectory_error_pixels": np.nan})
+    assert quality.not_compared(unknown) == ["trajectory_error_pixels"]
+    assert quality.not_compared(HEUN) == []
+    assert quality.losses(trial(), unknown, 200, 2.0) == []
+    assert quality.losses(trial(random_nmse=0.3), unknown, 200, 2.0) == ["random_nmse"]
+
+
+def test_the_cheapest_within_comes_first_and_the_nearest_of_equals():
     near, far = trial(8, distance_nmse=0.001), trial(8, "unipc", distance_nmse=0.01)
     bad, dear = trial(6, random_nmse=0.3), trial(12)
     noisy = trial(5, eta=1.0)
     trials = [dear, far, noisy, bad, near]
-    assert quality.choose(trials, HEUN, 200, 2.0) is near
-    assert quality.choose([bad, noisy], HEUN, 200, 2.0) is HEUN
-    assert quality.choose([trial(80)], HEUN, 200, 2.0) is HEUN
+    assert quality.candidates(trials, HEUN, 200, 2.0) == [near, far, dear]
+    assert quality.candidates([bad, noisy], HEUN, 200, 2.0) == []
+    assert quality.candidates([trial(80)], HEUN, 200, 2.0) == []
 
 
 def test_table_and_plot_show_all_that_was_tried():
