@@ -46,6 +46,29 @@ def _model_defaults() -> dict[str, Any]:
     }
 
 
+def _training_defaults() -> dict[str, Any]:
+    """Sections of training a model, see `train.optimizer` and `train.loop`."""
+    return {
+        "optimizer": {
+            "schedule": "cosine",  # cosine (with warm-up) | reference | constant
+            "learning_rate": 1e-4,
+            "warmup_steps": 100,  # at most a tenth of the run
+            "weight_decay": 1e-5,
+            "clip_norm": 1.0,
+            "ema_half_life_examples": 10_000.0,  # 0 = no averaging
+        },
+        "train": {
+            "batch_size": 16,  # over all devices
+            "num_steps": 10_000,
+            "log_every_steps": 100,
+            "checkpoint_every_steps": 1_000,
+            "eval_every_steps": 0,  # 0 = only at the end
+            "keep_checkpoints": 3,
+            "init_from": "",  # checkpoint whose weights a new run starts from
+        },
+    }
+
+
 def _eval_defaults() -> dict[str, Any]:
     """See `evals.evaluate`."""
     return {
@@ -110,23 +133,7 @@ def default_config() -> ConfigDict:
                 "dynamic_noise": 0.0,  # std of noise added to d in training: a bottleneck on d
                 "encoder_noise": 0.0,  # std of noise added to what the encoder sees in training
             },
-            "optimizer": {
-                "schedule": "cosine",  # cosine (with warm-up) | reference | constant
-                "learning_rate": 1e-4,
-                "warmup_steps": 100,  # at most a tenth of the run
-                "weight_decay": 1e-5,
-                "clip_norm": 1.0,
-                "ema_half_life_examples": 10_000.0,  # 0 = no averaging
-            },
-            "train": {
-                "batch_size": 16,  # over all devices
-                "num_steps": 10_000,
-                "log_every_steps": 100,
-                "checkpoint_every_steps": 1_000,
-                "eval_every_steps": 0,  # 0 = only at the end
-                "keep_checkpoints": 3,
-                "init_from": "",  # checkpoint whose weights a new run starts from
-            },
+            **_training_defaults(),
             "first_stage": {
                 "checkpoint": "",  # of the frame autoencoder, where there are latents
                 "chunk_frames": 8,  # that a device encodes or decodes at once; bounds its memory

@@ -20,8 +20,13 @@ class Factors:
       DiffSDA (arXiv 2510.05717), section 3: ``p(s_0, d_0^{1:V} | x_0^{1:V})``.
     """
 
-    static: Float[Array, "B *V S"] | Float[np.ndarray, "B *V S"]
-    dynamic: Float[Array, "B _ D"] | Float[np.ndarray, "B _ D"]
+    static: (
+        Float[Array, "B S"]
+        | Float[np.ndarray, "B S"]
+        | Float[Array, "B V S"]
+        | Float[np.ndarray, "B V S"]
+    )
+    dynamic: Float[Array, "B V D"] | Float[np.ndarray, "B V D"]
 
     def __len__(self) -> int:
         """Number of sequences B."""

@@ -35,8 +35,18 @@ def test_mix_keeps_one_static_factor_a_step():
     mixed = mix(static_from=steps, dynamic_from=make(2, 100.0))
     np.testing.assert_array_equal(mixed.static, steps.static)
     assert mix(static_from=steps[:1], dynamic_from=make(3)).static.shape == (3, 4, 3)
+    short = Factors(static=steps.static[:, :3], dynamic=steps.dynamic[:, :3])
     with pytest.raises(ValueError, match="each of 3 steps.*4 steps"):
-        mix(static_from=steps.replace(static=steps.static[:, :3]), dynamic_from=make(2))
+        mix(static_from=short, dynamic_from=make(2))
+
+
+def test_shapes_of_both_factors_belong_together():
+    dynamic = make(2).dynamic
+    for static in (np.zeros((2, 3), np.float32), jnp.zeros((2, 4, 3))):
+        assert Factors(static=static, dynamic=dynamic).static.shape == static.shape
+    for static in (np.zeros((3, 3), np.float32), np.zeros((2, 3, 3), np.float32)):
+        with pytest.raises(TypeError, match="static|dynamic"):
+            Factors(static=static, dynamic=dynamic)
 
 
 def test_index_keeps_the_batch_axis():

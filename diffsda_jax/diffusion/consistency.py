@@ -47,7 +47,7 @@ def solve(
     if key is None:
         raise ValueError("solver 'consistency' adds noise and key is None; give key= for it.")
     # Noise of the level that comes next, less what the data of a consistency function still hold.
-    spread = np.sqrt(np.append(grid[1:-2], grid[-2]) ** 2 - grid[-2] ** 2)
+    spread = np.sqrt(grid[1:-1] ** 2 - grid[-2] ** 2)
 
     def turn(carry, inputs):
         x, _ = carry
