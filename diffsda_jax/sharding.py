@@ -39,8 +39,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, mesh: Mesh, option: str = "batch_size") -> None:
     """Refuses a global batch that cannot be split evenly over the devices.
+
+    Args:
+      batch_size: over all devices.
+      mesh: of ``make_mesh``.
+      option: where it is set, for the error.
 
     Raises:
       ValueError: ``batch_size`` is not a positive multiple of the number of devices.
@@ -50,7 +55,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         below, above = batch_size // count * count, (batch_size // count + 1) * count
         nearest = f"{below} or {above}" if below > 0 else f"{above}"
         raise ValueError(
-            f"batch_size is {batch_size}, but it is split over {count} devices; allowed: positive "
+            f"{option} is {batch_size}, but it is split over {count} devices; allowed: positive "
             f"multiples of {count}. Use {nearest}, or run on fewer devices."
         )
 

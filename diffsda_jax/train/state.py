@@ -33,6 +33,17 @@ class TrainState:
     constants: Any
 
 
+def variables_of(state: TrainState, weights: str) -> dict[str, Any]:
+    """A model's variables on this process's first device, for an evaluation.
+
+    Args:
+      state: of training.
+      weights: ``"ema"`` or ``"raw"``.
+    """
+    variables = {"params": getattr(state, WEIGHTS[weights]), "constants": state.constants}
+    return jax.device_put(variables, jax.local_devices()[0])
+
+
 def create_state(
     variables: Mapping[str, Any],
     optimizer: optax.GradientTransformation,
