@@ -26,6 +26,7 @@ from diffsda_jax.rngs import stream
 __all__ = (
     "FORMS",
     "LossOptions",
+    "check_sampler",
     "PriorSpec",
     "init_variables",
     "make_loss_fn",
@@ -37,7 +38,7 @@ __all__ = (
 )
 
 LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, dict[str, Array]]]
-DEFAULT_STEPS, DEFAULT_SOLVER = 32, "heun"
+DEFAULT_SAMPLER = samplers.SamplerSpec("heun", 32)
 
 
 def make_prior(spec: PriorSpec) -> nn.Module:
@@ -242,8 +243,7 @@ def sample_factors(
     static: Float[Array, "B S"] | Float[np.ndarray, "B S"] | None = None,
     dynamic: Float[Array, "B V D"] | Float[np.ndarray, "B V D"] | None = None,
     lengths: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None,
-    num_steps: int | None = None,
-    solver: str | None = None,
+    sampler: samplers.SamplerSpec | None = None,
 ) -> Factors:
     """Samples factors: both, d given s, or s given d.
 
@@ -260,18 +260,19 @@ def sample_factors(
       static: given s; then d is sampled and s returned as it is.
       dynamic: given d; then s is sampled and d returned as it is.
       lengths: real steps of each item, the rest is padding; None = all are real.
-      num_steps: steps of the solver; None = 32 (``joint``).
-      solver: a name of ``samplers.SOLVERS``; None = Heun (``joint``).
+      sampler: of ``joint``; None = Heun with 32 steps.
 
     Returns:
       ``static [B, S]`` and ``dynamic [B, V, D]``; padding is zero where d was sampled.
 
     Raises:
-      ValueError: s and d are both given, or of other sizes than ``count``, ``length`` and ``spec``.
+      ValueError: s and d are both given, or of other sizes than ``count``, ``length`` and ``spec``;
+        or a sampler for distilled models.
     """
     _check_given(spec, count, length, static, dynamic, lengths)
+    how = DEFAULT_SAMPLER if sampler is None else sampler
+    check_sampler(how)
     if spec.form == "joint":
-        how = samplers.SamplerSpec(solver or DEFAULT_SOLVER, num_steps or DEFAULT_STEPS)
         sampled = _sample_joint(spec, how, count, length, variables, key, static, dynamic, lengths)
     else:
         sampled = _sample_flat(spec, count, variables, key)
@@ -282,6 +283,15 @@ def sample_factors(
         static=sampled.static if static is None else static,
         dynamic=sampled.dynamic if dynamic is None else dynamic,
     )
+
+
+def check_sampler(sampler: samplers.SamplerSpec) -> None:
+    """Raises ValueError for a sampler of distilled models, which priors are not."""
+    if sampler.solver not in samplers.SOLVERS:
+        raise ValueError(
+            f"prior.solver is {sampler.solver!r}, which is for distilled models; allowed: "
+            f"{', '.join(map(repr, samplers.SOLVERS))}."
+        )
 
 
 def _check_given(spec: PriorSpec, count: int, length: int, static, dynamic, lengths) -> None:
@@ -334,7 +344,8 @@ def _sample_joint(
 ) -> Factors:
     """Samples of ``joint``; given factors stay as they are, at the lowest noise level."""
     prior, lowest = make_prior(spec), jnp.full((count,), spec.sigma_min)
-    grid = schedules.sigma_grid(how.num_steps, spec.sigma_min, spec.sigma_max, spec.rho)
+    levels = how.levels(spec.sigma_min, spec.sigma_max, spec.rho)
+    grid = schedules.sigma_grid(how.num_steps, **levels)
     start = grid[0].astype(np.float32) * jax.random.normal(
         stream(key, "start"), (count, spec.static_dim + length * spec.dynamic_dim)
     )
@@ -353,5 +364,6 @@ def _sample_joint(
         )
 
     dims = spec.static_dim, spec.dynamic_dim
-    x = samplers.integrate(how.solver, denoise, start, grid)
+    noise = stream(key, "noise")
+    x = samplers.integrate(how.solver, denoise, start, grid, eta=how.eta, key=noise)
     return Factors(**dict(zip(("static", "dynamic"), unpack(x, *dims), strict=True)))

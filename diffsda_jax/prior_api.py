@@ -14,14 +14,17 @@ from jaxtyping import Float, Int
 from diffsda_jax import prior
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion.samplers import SamplerSpec
-from diffsda_jax.evals.interface import padded_batches
+from diffsda_jax.evals.interface import padded_batches, valid_steps
 from diffsda_jax.factors import Factors
+from diffsda_jax.model import ModelSpec
 from diffsda_jax.prior import PriorSpec
 from diffsda_jax.rngs import stream
+from diffsda_jax.train.integrity import hash_weights
 
 ArrayLike = Array | np.ndarray
 FOLDER = "prior"  # of a sequence model's workdir
 META_KEY = "prior"  # of a checkpoint: the description
+HASH_KEY, WEIGHTS_KEY = "weights of the hash", "eval.weights"  # of what it was made from
 _PARTS = ("static", "dynamic")
 _BLOCK = 1024  # sequences sampled at once; bounds memory
 
@@ -36,7 +39,7 @@ class Prior:
       spec: the prior's description.
       variables: collections ``params`` and ``constants``.
       normalizers: of s and of d, between the model's units and mean 0, standard deviation 1.
-      sampler: solver and number of steps (form ``joint``).
+      sampler: with which the form ``joint`` is sampled.
       meta: what the checkpoint says of itself.
 
     References:
@@ -54,7 +57,7 @@ class Prior:
         """Takes weights that fit ``spec``; see ``from_checkpoint`` for the usual way."""
         self.spec, self.variables = spec, dict(variables)
         self.normalizers, self.meta = normalizers, dict(meta or {})
-        self.sampler = sampler or SamplerSpec(prior.DEFAULT_SOLVER, prior.DEFAULT_STEPS)
+        self.sampler = sampler or prior.DEFAULT_SAMPLER
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike, weights: str = "ema") -> "Prior":
@@ -98,26 +101,65 @@ class Prior:
         normalizers = tuple(Normalizer.from_dict(meta["factors"][of]) for of in _PARTS)
         return cls(spec, variables, normalizers, SamplerSpec.from_dict(meta["sampler"]), meta)
 
-    def sample(self, count: int, length: int | None = None, *, seed: int = 0) -> Factors:
+    def check_model(self, spec: ModelSpec, variables: Mapping[str, Any], weights: str) -> None:
+        """Refuses another sequence model than that whose factors the prior was trained on.
+
+        A checkpoint that does not say of which model it is, such as a converted one, is not
+        refused.
+
+        Args:
+          spec: of the sequence model.
+          variables: of the sequence model.
+          weights: which of its weights they are, ``"ema"`` or ``"raw"``.
+
+        Raises:
+          ValueError: it is another one; the message says what differs.
+        """
+        known = self.meta.get("made_from", {})
+        found = {WEIGHTS_KEY: weights, HASH_KEY: hash_weights(repr(spec), variables)}
+        for name, value in found.items():
+            if name in known and known[name] != value:
+                raise ValueError(
+                    f"the prior was trained on factors of a model with {name} {known[name]!r}, and "
+                    f"this model's are {value!r}: use that model, or move the folder {FOLDER} away "
+                    f"and {_way_out('DIR')}."
+                )
+
+    def sample(
+        self,
+        count: int,
+        length: int | None = None,
+        *,
+        seed: int = 0,
+        lengths: Int[ArrayLike, "B"] | None = None,
+    ) -> Factors:
         """Samples both factors of sequences that never were.
 
         Args:
           count: number B of sequences.
           length: V; None = as in training. Only the form ``joint`` samples other lengths.
           seed: of the draws.
+          lengths: number of real steps of each sequence, the rest being padding; None = all.
 
         Returns:
           ``static [B, S]`` and ``dynamic [B, V, D]``, numpy arrays in the model's units.
 
         Raises:
-          ValueError: a count or length below 1, or a length that the form does not sample.
+          ValueError: a count or length below 1, a length that the form does not sample, or
+            ``lengths`` that do not fit.
         """
         if count < 1:
             raise ValueError(f"count is {count}; it must be at least 1.")
-        return self._sample(count, self._length(length), seed, {})
+        length = self._length(length)
+        return self._sample("both", count, length, seed, _given_lengths(lengths, count, length))
 
     def sample_dynamic(
-        self, static: Float[ArrayLike, "B S"], length: int | None = None, *, seed: int = 0
+        self,
+        static: Float[ArrayLike, "B S"],
+        length: int | None = None,
+        *,
+        seed: int = 0,
+        lengths: Int[ArrayLike, "B"] | None = None,
     ) -> Factors:
         """Samples dynamics for given static factors.
 
@@ -125,21 +167,20 @@ class Prior:
           static: s of B sequences, as ``encode`` gives it.
           length: V; None = as in training.
           seed: of the draws.
+          lengths: number of real steps of each sequence, the rest being padding; None = all.
 
         Returns:
           ``static`` as given and ``dynamic [B, V, D]``.
 
         Raises:
-          ValueError: another size than the model's, or a length that the form does not sample.
+          ValueError: another size than the model's, a length that the form does not sample, or
+            ``lengths`` that do not fit.
         """
         static = self._given("static", static, (self.spec.static_dim,))
-        sampled = self._sample(
-            len(static),
-            self._length(length),
-            seed,
-            {"static": self.normalizers[0].apply(static)},
-        )
-        return sampled.replace(static=static)
+        length = self._length(length)
+        given = {"static": self.normalizers[0].apply(static)}
+        given |= _given_lengths(lengths, len(static), length)
+        return self._sample("dynamic", len(static), length, seed, given).replace(static=static)
 
     def sample_static(
         self,
@@ -159,16 +200,16 @@ class Prior:
           ``static [B, S]`` and ``dynamic`` as given.
 
         Raises:
-          ValueError: another size than the model's, or a length that the form does not sample.
+          ValueError: another size than the model's, a length that the form does not sample, or
+            ``lengths`` that do not fit.
         """
         dynamic = self._given("dynamic", dynamic, (None, self.spec.dynamic_dim))
         length = self._length(dynamic.shape[1])
-        given = {"dynamic": self.normalizers[1].apply(dynamic)}
-        if lengths is not None:
-            given["lengths"] = np.asarray(lengths, np.int32)
-            real = np.arange(length) < given["lengths"][:, None]
-            given["dynamic"] = np.where(real[..., None], given["dynamic"], np.float32(0))
-        return self._sample(len(dynamic), length, seed, given).replace(dynamic=dynamic)
+        given = _given_lengths(lengths, len(dynamic), length)
+        real = valid_steps(len(dynamic), length, given.get("lengths"))[..., None]
+        normalised = self.normalizers[1].apply(dynamic)
+        given["dynamic"] = np.where(real, normalised, np.float32(0))
+        return self._sample("static", len(dynamic), length, seed, given).replace(dynamic=dynamic)
 
     def _length(self, length: int | None) -> int:
         """The length to sample.
@@ -204,18 +245,22 @@ class Prior:
             )
         return values
 
-    def _sample(self, count: int, length: int, seed: int, given: dict[str, np.ndarray]) -> Factors:
-        """Samples block by block, and goes back to the model's units."""
+    def _sample(
+        self, what: str, count: int, length: int, seed: int, given: dict[str, np.ndarray]
+    ) -> Factors:
+        """Samples block by block, and goes back to the model's units.
+
+        What is sampled has noise of its own, so that one seed gives unrelated samples.
+        """
         root, parts = jax.random.key(seed), []
         for block, (index, real) in enumerate(padded_batches(count, _BLOCK)):
             factors = prior.sample_factors(
                 self.spec,
                 self.variables,
-                stream(root, "prior", block),
+                stream(root, f"prior/{what}", block),
                 count=len(index),
                 length=length,
-                num_steps=self.sampler.num_steps,
-                solver=self.sampler.solver,
+                sampler=self.sampler,
                 **{name: values[index] for name, values in given.items()},
             )
             parts.append([np.asarray(getattr(factors, of))[:real] for of in _PARTS])
@@ -225,6 +270,26 @@ class Prior:
             for normalizer, values in zip(self.normalizers, joined, strict=True)
         )
         return Factors(static=static, dynamic=dynamic)
+
+
+def _given_lengths(
+    lengths: Int[ArrayLike, "B"] | None, count: int, length: int
+) -> dict[str, np.ndarray]:
+    """Lengths by name, or nothing where there are none.
+
+    Raises:
+      ValueError: another number of them, or one below 1 or above ``length``.
+    """
+    if lengths is None:
+        return {}
+    values = np.asarray(lengths, np.int32)
+    if values.shape != (count,) or values.min() < 1 or values.max() > length:
+        raise ValueError(
+            f"lengths has shape {values.shape} and values from {values.min(initial=length)} to "
+            f"{values.max(initial=0)}; needed: one for each of the {count} sequences, 1 to "
+            f"{length}."
+        )
+    return {"lengths": values}
 
 
 def make_meta(

@@ -8,10 +8,12 @@ import pytest
 
 from diffsda_jax import prior
 from diffsda_jax.diffusion import schedules
+from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.prior import PriorSpec
 from diffsda_jax.rngs import stream
 
 COUNT, STEPS, S, D = 4, 5, 2, 1
+SHORT = SamplerSpec(num_steps=3)
 JOINT = PriorSpec("joint", S, D, STEPS, width=16, num_layers=1, num_heads=2, dropout=0.0)
 FLAT = [PriorSpec(form, S, D, STEPS, diffusion_steps=8) for form in ("reference", "independent")]
 
@@ -83,7 +85,7 @@ def test_a_new_joint_prior_samples_a_unit_normal():
 def test_sampling_is_the_loop(joint):
     key, module = jax.random.key(3), prior.make_prior(JOINT)
     found = prior.sample_factors(
-        JOINT, joint, key, count=COUNT, length=STEPS, num_steps=4, solver="euler"
+        JOINT, joint, key, count=COUNT, length=STEPS, sampler=SamplerSpec("euler", 4)
     )
     grid = schedules.sigma_grid(4)
     x = grid[0] * np.asarray(jax.random.normal(stream(key, "start"), (COUNT, JOINT.flat_dim)))
@@ -104,7 +106,7 @@ def test_what_is_given_is_kept_and_read(joint):
     given = data(COUNT, np.random.default_rng(0), steps=7)
 
     def sample(**of):
-        options = {"count": COUNT, "length": 7, "num_steps": 3}
+        options = {"count": COUNT, "length": 7, "sampler": SHORT}
         return prior.sample_factors(JOINT, joint, jax.random.key(1), **options, **of)
 
     dynamic = sample(static=given["static"])
@@ -115,10 +117,23 @@ def test_what_is_given_is_kept_and_read(joint):
     assert not np.allclose(static.static, sample(dynamic=given["dynamic"] + 1).static, atol=1e-2)
 
 
+def test_levels_and_noise_of_the_sampler_count(joint):
+    def sample(**fields):
+        how = SamplerSpec("euler", 3, **fields)
+        return prior.sample_factors(
+            JOINT, joint, jax.random.key(3), count=COUNT, length=STEPS, sampler=how
+        ).static
+
+    plain = sample()
+    np.testing.assert_allclose(sample(sigma_max=JOINT.sigma_max, rho=JOINT.rho), plain, rtol=1e-5)
+    for fields in ({"sigma_max": 5.0}, {"eta": 1.0}):
+        assert np.abs(sample(**fields) - plain).max() > 1e-2, fields
+
+
 def test_padding_is_zero_and_read_by_nothing(joint):
     def sample(length, lengths):
         return prior.sample_factors(
-            JOINT, joint, key, count=1, length=length, static=static, lengths=lengths, num_steps=3
+            JOINT, joint, key, count=1, length=length, static=static, lengths=lengths, sampler=SHORT
         ).dynamic
 
     key, static = jax.random.key(1), np.ones((1, S), np.float32)
@@ -152,8 +167,8 @@ def test_what_does_not_fit_is_refused(joint):
         sample(static=static[1:])
     with pytest.raises(ValueError, match="lengths has shape"):
         sample(lengths=np.ones(2, int))
-    with pytest.raises(ValueError, match="solver is 'magic'"):
-        sample(solver="magic")
+    with pytest.raises(ValueError, match="solver is 'consistency', which is for distilled models"):
+        sample(sampler=SamplerSpec("consistency", 2))
 
 
 @pytest.mark.parametrize("spec", [JOINT, *FLAT], ids=prior.FORMS)
@@ -214,7 +229,13 @@ def trained():
 def test_a_trained_joint_prior_knows_all_three_distributions(trained):
     def sample(**of):
         found = prior.sample_factors(
-            JOINT, trained, jax.random.key(5), count=300, length=STEPS, num_steps=12, **of
+            JOINT,
+            trained,
+            jax.random.key(5),
+            count=300,
+            length=STEPS,
+            sampler=SamplerSpec(num_steps=12),
+            **of,
         )
         middle = np.asarray(found.dynamic)[:, :, 0].mean(1)
         return np.corrcoef(np.asarray(found.static)[:, 0], middle)[0, 1]

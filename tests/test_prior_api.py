@@ -8,8 +8,10 @@ from diffsda_jax import Prior, prior, prior_api
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.evals.interface import FactorPrior
+from diffsda_jax.factors import Factors
+from diffsda_jax.model import ModelSpec
 from diffsda_jax.prior import PriorSpec
-from diffsda_jax.train import checkpoint
+from diffsda_jax.train import checkpoint, integrity
 
 NORMALIZERS = (
     Normalizer(np.array([5.0, -3.0, 0.0], np.float32), np.array([2.0, 0.5, 1.0], np.float32), 1.0),
@@ -37,9 +39,9 @@ def joint():
 
 def test_samples_are_in_the_units_of_the_model(joint):
     factors = joint.sample(5, seed=3)
-    key = prior_api.stream(jax.random.key(3), "prior", 0)
+    key = prior_api.stream(jax.random.key(3), "prior/both", 0)
     plain = prior.sample_factors(
-        joint.spec, joint.variables, key, count=5, length=4, num_steps=3, solver="euler"
+        joint.spec, joint.variables, key, count=5, length=4, sampler=SAMPLER
     )
     for normalizer, ours, theirs in zip(
         NORMALIZERS, (factors.static, factors.dynamic), (plain.static, plain.dynamic), strict=True
@@ -74,6 +76,51 @@ def test_a_joint_prior_samples_other_lengths(joint):
     assert joint.sample(2, 7).dynamic.shape == (2, 7, 2)
 
 
+def test_samples_have_the_lengths_that_are_asked_for(joint):
+    """Padding is the mean, and s and the real steps are those of a sequence without padding."""
+    static, lengths = np.ones((3, 3), np.float32), np.array([2, 4, 3])
+    for found, full in (
+        (joint.sample(3, lengths=lengths), joint.sample(3)),
+        (joint.sample_dynamic(static, lengths=lengths), joint.sample_dynamic(static)),
+    ):
+        real = np.arange(4) < lengths[:, None]
+        np.testing.assert_array_equal(found.dynamic[~real], [NORMALIZERS[1].mean] * 3)
+        np.testing.assert_allclose(found.dynamic[1], full.dynamic[1], rtol=1e-4)
+        assert (found.dynamic[0, :2] != full.dynamic[0, :2]).any()
+
+
+def test_each_way_of_sampling_has_its_own_noise(joint, monkeypatch):
+    keys = []
+
+    def sample(spec, variables, key, *, count, length, static=None, dynamic=None, **_):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        zeros = (np.zeros((count, 3), np.float32), np.zeros((count, length, 2), np.float32))
+        return Factors(*zeros)
+
+    monkeypatch.setattr(prior, "sample_factors", sample)
+    joint.sample(2)
+    joint.sample_dynamic(np.zeros((2, 3)))
+    joint.sample_static(np.zeros((2, 4, 2)))
+    assert len(set(keys)) == len(keys) == 3
+
+
+def test_another_model_is_refused():
+    spec, variables = ModelSpec("series", (2,), 3, 2, 8), {"params": {"w": np.zeros(2, np.float32)}}
+    facts = {
+        prior_api.HASH_KEY: integrity.hash_weights(repr(spec), variables),
+        prior_api.WEIGHTS_KEY: "ema",
+    }
+    ours = Prior(make_spec(), {}, NORMALIZERS, meta={"made_from": facts})
+    ours.check_model(spec, variables, "ema")
+    with pytest.raises(ValueError, match="with eval.weights 'ema', and this model's are 'raw'"):
+        ours.check_model(spec, variables, "raw")
+    with pytest.raises(ValueError, match="with weights of the hash .*--mode=prior"):
+        ours.check_model(spec, {"params": {"w": np.ones(2, np.float32)}}, "ema")
+    with pytest.raises(ValueError, match="with weights of the hash"):
+        ours.check_model(ModelSpec("series", (3,), 3, 2, 8), variables, "ema")
+    Prior(make_spec(), {}, NORMALIZERS).check_model(spec, variables, "raw")  # does not say
+
+
 def test_blocks_are_the_samples_of_one_size(joint, monkeypatch):
     static = np.linspace(0, 1, 15, dtype=np.float32).reshape(5, 3)
     monkeypatch.setattr(prior_api, "_BLOCK", 2)
@@ -84,12 +131,11 @@ def test_blocks_are_the_samples_of_one_size(joint, monkeypatch):
     last = prior.sample_factors(
         joint.spec,
         joint.variables,
-        prior_api.stream(root, "prior", 2),
+        prior_api.stream(root, "prior/dynamic", 2),
         count=2,
         length=4,
         static=NORMALIZERS[0].apply(static[[4, 4]]),
-        num_steps=3,
-        solver="euler",
+        sampler=SAMPLER,
     )
     wanted = NORMALIZERS[1].invert(np.asarray(last.dynamic)[:1])
     np.testing.assert_allclose(parts.dynamic[4:], wanted, rtol=1e-5, atol=1e-6)
@@ -102,6 +148,10 @@ def test_blocks_are_the_samples_of_one_size(joint, monkeypatch):
         (lambda p: p.sample(1, 0), "length is 0"),
         (lambda p: p.sample_dynamic(np.zeros((2, 4))), r"static has shape \(2, 4\).* \[B, 3\]"),
         (lambda p: p.sample_static(np.zeros((2, 4, 3))), r"dynamic has shape .* \[B, V, 2\]"),
+        (
+            lambda p: p.sample(2, lengths=np.array([4, 5])),
+            "lengths has .* from 4 to 5; needed.* 1 to 4",
+        ),
         (lambda p: p.sample_dynamic(np.full((2, 3), np.nan)), "static has values that are not fin"),
     ],
 )

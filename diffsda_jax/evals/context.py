@@ -104,6 +104,7 @@ class Domain:
       networks: pretrained networks that look at frames, by role, see ``networks``.
       fps: frames a second of videos that are written.
       prior: samples factors of clips that never were, see `generation`.
+      why_no_prior: why one that there is cannot be used; None where it can, or there is none.
     """
 
     sound: Sound | None = None
@@ -114,6 +115,7 @@ class Domain:
     networks: Mapping[str, Any] = field(default_factory=dict)
     fps: float = 8.0
     prior: FactorPrior | None = None
+    why_no_prior: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ CONTROLS = ("train", "reconstructed", "shuffled", "scrambled")
 class Batch:
     """Factors of clips to be decoded, and what of these clips is to be looked at.
 
-    A prior makes clips of full length without gaps. So that they are seen as real ones are, each
-    has the length and the gaps of a real clip.
+    A prior makes clips without gaps, of the length that it is asked for. So that they are seen as
+    real ones are, each has the length and the gaps of a real clip.
 
     Attributes:
       factors: of N clips.
@@ -88,7 +88,7 @@ def generation(context: Context) -> Outcome:
 def why_no_generation(context: Context) -> str | None:
     """Why nothing can be generated, or None if it can."""
     if context.prior is None:
-        return "there is no prior; train one with --mode=prior"
+        return context.why_no_prior or "there is no prior; train one with --mode=prior"
     counts = (context.settings.num_samples, len(context.train["x"]), len(context.trial))
     if min(counts) < 2:
         return (
@@ -108,13 +108,11 @@ def sample_batches(context: Context, like: Places) -> tuple[dict[str, Batch], li
       like: test clips whose length and gaps the samples have, and whose factors are kept.
     """
     prior, seed, steps = context.prior, context.settings.seed, context.test["x"].shape[1]
-    given = context.test_factors[like]
+    given, how = context.test_factors[like], {"seed": seed, "lengths": context.pick("length", like)}
     ways = {
-        "samples": lambda: prior.sample(len(like), steps, seed=seed),
-        "given_s": lambda: prior.sample_dynamic(given.static, steps, seed=seed),
-        "given_d": lambda: prior.sample_static(
-            given.dynamic, seed=seed, lengths=context.pick("length", like)
-        ),
+        "samples": lambda: prior.sample(len(like), steps, **how),
+        "given_s": lambda: prior.sample_dynamic(given.static, steps, **how),
+        "given_d": lambda: prior.sample_static(given.dynamic, **how),
     }
     batches, notes = {}, []
     for name, sample in ways.items():

@@ -39,21 +39,23 @@ class SequenceModel(Protocol):
 class FactorPrior(Protocol):
     """Any object that samples factors, in the units that the model's ``encode`` gives.
 
-    A prior that cannot do what it is asked, such as another length than it was made for, raises
-    ValueError; an evaluation then names it in its notes.
+    ``lengths``, int32 ``[B]``, are the numbers of real steps, what follows being padding; None: all
+    are real. A prior that cannot do what it is asked, such as another length than it was made for,
+    raises ValueError; an evaluation then names it in its notes.
     """
 
-    def sample(self, count: int, length: int | None = None, *, seed: int = 0) -> Factors:
+    def sample(
+        self, count: int, length: int | None = None, *, seed: int = 0, lengths: Any = None
+    ) -> Factors:
         """Both factors of ``count`` sequences of ``length`` steps (None: as in training)."""
 
-    def sample_dynamic(self, static: Any, length: int | None = None, *, seed: int = 0) -> Factors:
+    def sample_dynamic(
+        self, static: Any, length: int | None = None, *, seed: int = 0, lengths: Any = None
+    ) -> Factors:
         """Dynamics for given static factors ``[B, S]``, which the answer holds unchanged."""
 
     def sample_static(self, dynamic: Any, *, seed: int = 0, lengths: Any = None) -> Factors:
-        """Static factors for given dynamics ``[B, V, D]``, which the answer holds unchanged.
-
-        Of these the first ``lengths`` int32 ``[B]`` steps are real; None: all.
-        """
+        """Static factors for given dynamics ``[B, V, D]``, which the answer holds unchanged."""
 
 
 @dataclasses.dataclass(frozen=True)

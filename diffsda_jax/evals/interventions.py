@@ -64,13 +64,18 @@ class _Trial:
         """An array of the test split at some clips, or None."""
         return self.context.pick(name, index)
 
-    def decode(self, factors: Factors, start: str | None = None) -> Clips:
-        """Clips of changed factors, from some start noise (None: that of the settings)."""
-        return self.context.decode(factors, self.base, self.donor, start)
+    def read(
+        self, x: Clips, giver: Integer[np.ndarray, " P"], length: Lengths | None = None
+    ) -> dict[str, Labels]:
+        """What judges see in decoded clips.
 
-    def read(self, x: Clips, length: Lengths | None) -> dict[str, Labels]:
-        """What judges see in decoded clips."""
-        mask = self.pick("mask", self.base)
+        Args:
+          x: clips.
+          giver: of their dynamics, whose gaps they are seen with.
+          length: number of real steps; None: that of the giver.
+        """
+        length = self.pick("length", giver) if length is None else length
+        mask = self.pick("mask", giver)
         return read_labels(self.context, self.labels, self.judges, x, length, mask)
 
     def add(self, name: str, percent: float, label: Label) -> None:
@@ -85,9 +90,12 @@ class _Trial:
             self.metrics[f"{name}_score_percent"] = float(score)
             self.metrics[f"{name}_score_chance_percent"] = float(chance)
 
-    def add_cycle(self, name: str, x: Clips, wanted: Factors, length: Lengths | None) -> None:
+    def add_cycle(
+        self, name: str, x: Clips, wanted: Factors, giver: Integer[np.ndarray, " P"]
+    ) -> None:
         """Whether decoded clips have the factors that they were decoded from."""
-        size, mask = self.context.settings.batch_size, self.pick("mask", self.base)
+        size = self.context.settings.batch_size
+        length, mask = (self.pick(key, giver) for key in ("length", "mask"))
         found = encode_clips(self.context.model, x, length, mask, batch_size=size)
         for key, error in cycle_errors(found, wanted, length).items():
             self.metrics[f"{name}_{key}"] = error
@@ -117,6 +125,8 @@ def interventions(context: Context) -> Outcome:
         _sample(trial, alone, codes)
     except ValueError as error:  # such as a prior that knows one length
         notes.append(f"sample interventions skipped: {error}")
+    if context.why_no_prior:
+        notes.append(f"sample interventions draw codes of training clips: {context.why_no_prior}")
     return trial.metrics, notes
 
 
@@ -203,7 +213,7 @@ def _pairs(context: Context, labels: Sequence[Label]) -> tuple[np.ndarray, np.nd
 def _judge_real(trial: _Trial) -> None:
     """What judges see in the real clips: the most that any intervention can reach."""
     x = trial.context.test["x"][trial.base]
-    seen, own = trial.read(x, trial.pick("length", trial.base)), trial.labels_at(trial.base)
+    seen, own = trial.read(x, trial.base), trial.labels_at(trial.base)
     for label in trial.labels:
         accuracy = 100.0 * float(np.mean(seen[label.name] == own[label.name]))
         trial.add(f"judged_{label.name}_accuracy", accuracy, label)
@@ -211,43 +221,54 @@ def _judge_real(trial: _Trial) -> None:
 
 def _swap_blocks(trial: _Trial) -> None:
     """Exchange ``s``, then ``d``; encode what was decoded of the first and of unchanged factors."""
-    base, donor = trial.factors(trial.base), trial.factors(trial.donor)
-    own_length, given_length = (trial.pick("length", index) for index in (trial.base, trial.donor))
-    x = trial.decode(mix(static_from=donor, dynamic_from=base))
-    cells = _swapped(trial, x, own_length, "swap_s", trial.labels, trial.of_block("static"))
-    trial.add_cycle("swap_cycle", x, mix(static_from=donor, dynamic_from=base), own_length)
-    x = trial.decode(mix(static_from=base, dynamic_from=donor))
-    cells += _swapped(trial, x, given_length, "swap_d", trial.labels, trial.of_block("dynamic"))
+    decode, base, donor = trial.context.decode, trial.base, trial.donor
+    own, given = trial.factors(base), trial.factors(donor)
+    mixed = mix(static_from=given, dynamic_from=own)
+    x = decode(mixed, donor, base)
+    cells = _swapped(trial, x, base, "swap_s", trial.labels, trial.of_block("static"))
+    trial.add_cycle("swap_cycle", x, mixed, base)
+    x = decode(mix(static_from=own, dynamic_from=given), base, donor)
+    cells += _swapped(trial, x, donor, "swap_d", trial.labels, trial.of_block("dynamic"))
     trial.add_score("swap_blocks", cells)
-    trial.add_cycle("cycle", trial.decode(base, start="random"), base, own_length)
+    trial.add_cycle("cycle", decode(own, base, base, "random"), own, base)
 
 
 def _swap_codes(trial: _Trial, alone: Sequence[Label], codes: np.ndarray) -> None:
     """Exchange the codes of one label after the other."""
     base, donor = trial.factors(trial.base), trial.factors(trial.donor)
     lengths = [trial.pick("length", index) for index in (trial.base, trial.donor)]
-    num_static, cells = base.static.shape[-1], []
+    cells = []
     for place, label in enumerate(alone):
-        chosen, length = codes == place, lengths[0]
-        if length is not None and chosen[num_static:].any():
-            length = np.minimum(*lengths)  # steps for which both have courses
-        x = trial.decode(exchange_codes(base, donor, chosen))
-        cells += _swapped(trial, x, length, f"swap_{label.name}_codes", alone, {label.name})
+        chosen = codes == place
+        length = _shared_length(base, chosen, *lengths)
+        # Most codes stay those of the clip itself, so that all noise is its own.
+        x = trial.context.decode(exchange_codes(base, donor, chosen), trial.base, trial.base)
+        name = f"swap_{label.name}_codes"
+        cells += _swapped(trial, x, trial.base, name, alone, {label.name}, length)
     trial.add_score("swap_codes", cells)
+
+
+def _shared_length(
+    base: Factors, codes: np.ndarray, own: Lengths | None, given: Lengths | None
+) -> Lengths | None:
+    """Steps for which there are courses, where some codes are exchanged; None: all steps."""
+    if given is None or not codes[base.static.shape[-1] :].any():
+        return own
+    return given if own is None else np.minimum(own, given)
 
 
 def _swapped(
     trial: _Trial,
     x: Clips,
-    length: Lengths | None,
+    giver: Integer[np.ndarray, " P"],
     name: str,
     labels: Sequence[Label],
     changed: Collection[str],
+    length: Lengths | None = None,
 ) -> list[tuple[float, float]]:
     """Note which labels decoded swaps show; the score and chance of each."""
-    hits = swap_hits(
-        trial.read(x, length), trial.labels_at(trial.base), trial.donor_labels, changed
-    )
+    seen = trial.read(x, giver, length)
+    hits = swap_hits(seen, trial.labels_at(trial.base), trial.donor_labels, changed)
     cells = []
     for label in labels:
         if label.name in hits:
@@ -265,22 +286,29 @@ def _sample(trial: _Trial, alone: Sequence[Label], codes: np.ndarray) -> None:
     """
     context, base = trial.context, trial.factors(trial.base)
     seed, steps = context.settings.seed, base.dynamic.shape[1]
+    own = given = trial.pick("length", trial.base)
     if context.prior is None:
-        rng = np.random.default_rng(seed)
-        drawn = context.train_factors[rng.choice(len(context.train_factors), len(base))]
+        places = np.random.default_rng(seed).choice(len(context.train_factors), len(base))
+        drawn, given = context.train_factors[places], context.train.get("length")
+        given = None if given is None else given[places]
         other_static = mix(static_from=drawn, dynamic_from=base)
         other_dynamic = mix(static_from=base, dynamic_from=drawn)
     else:
-        drawn = context.prior.sample(len(base), steps, seed=seed)
-        other_static = context.prior.sample_static(base.dynamic, seed=seed)
-        other_dynamic = context.prior.sample_dynamic(base.static, steps, seed=seed)
-    cells = _sampled(trial, other_static, "sample_s", trial.labels, trial.of_block("static"))
-    cells += _sampled(trial, other_dynamic, "sample_d", trial.labels, trial.of_block("dynamic"))
+        drawn = context.prior.sample(len(base), steps, seed=seed, lengths=own)
+        other_static = context.prior.sample_static(base.dynamic, seed=seed, lengths=own)
+        other_dynamic = context.prior.sample_dynamic(base.static, steps, seed=seed, lengths=own)
+    blocks = [trial.of_block(name) for name in ("static", "dynamic")]
+    cells = _sampled(trial, other_static, "sample_s", trial.labels, blocks[0], own)
+    every = np.ones(base.static.shape[-1] + base.dynamic.shape[-1], bool)
+    length = _shared_length(base, every, own, given)
+    cells += _sampled(trial, other_dynamic, "sample_d", trial.labels, blocks[1], length)
     trial.add_score("sample_blocks", cells)
     cells = []
     for place, label in enumerate(alone):
-        mixed = exchange_codes(base, drawn, codes == place)
-        cells += _sampled(trial, mixed, f"sample_{label.name}_codes", alone, {label.name})
+        chosen, name = codes == place, f"sample_{label.name}_codes"
+        length = _shared_length(base, chosen, own, given)
+        mixed = exchange_codes(base, drawn, chosen)
+        cells += _sampled(trial, mixed, name, alone, {label.name}, length)
     trial.add_score("sample_codes", cells)
 
 
@@ -290,13 +318,14 @@ def _sampled(
     name: str,
     labels: Sequence[Label],
     changed: Collection[str],
+    length: Lengths | None,
 ) -> list[tuple[float, float]]:
     """Read what was decoded of drawn codes; the score and chance of each label.
 
     A label that was drawn anew should differ from the old one as often as those of any two clips.
     """
-    x = trial.decode(mixed, start="random")
-    seen, own = trial.read(x, trial.pick("length", trial.base)), trial.labels_at(trial.base)
+    x = trial.context.decode(mixed, trial.base, trial.base, "random")
+    seen, own = trial.read(x, trial.base, length), trial.labels_at(trial.base)
     cells = []
     for label in labels:
         same = 100.0 * float(np.mean(seen[label.name] == own[label.name]))

@@ -7,7 +7,7 @@ from oracles import DigitOracle, digit_arrays
 from diffsda_jax.evals import generation_pictures
 from diffsda_jax.evals.context import Context, Domain, EvalSettings
 from diffsda_jax.evals.evaluate import evaluate
-from diffsda_jax.evals.generation import generation
+from diffsda_jax.evals.generation import generation, sample_batches
 from diffsda_jax.evals.interface import FactorPrior, encode_clips
 from diffsda_jax.evals.interpolation import interpolation_scores
 from diffsda_jax.evals.judges import Judge, JudgeNet, Seen
@@ -71,12 +71,12 @@ class RuleJudge(Judge):
 class TruePrior:
     """Draws from the true distribution, also of one factor given the other; V is fixed."""
 
-    def sample(self, count, length=None, *, seed=0):
+    def sample(self, count, length=None, *, seed=0, lengths=None):
         if length not in (None, STEPS):
             raise ValueError(f"length={length}: this prior makes {STEPS} steps")
         return Oracle().encode(draw(count, 100 + seed)["x"])
 
-    def sample_dynamic(self, static, length=None, *, seed=0):
+    def sample_dynamic(self, static, length=None, *, seed=0, lengths=None):
         return Factors(static, self._given(static, "static", length, seed).dynamic)
 
     def sample_static(self, dynamic, *, seed=0, lengths=None):
@@ -98,7 +98,7 @@ class TruePrior:
 class IndependentPrior(TruePrior):
     """Each factor is right alone."""
 
-    def sample(self, count, length=None, *, seed=0):
+    def sample(self, count, length=None, *, seed=0, lengths=None):
         first, second = (super(IndependentPrior, self).sample(count, seed=k) for k in (1, 2))
         return Factors(first.static, second.dynamic)
 
@@ -106,11 +106,11 @@ class IndependentPrior(TruePrior):
 class CopyPrior(TruePrior):
     """Gives training factors back; longer ones repeat them."""
 
-    def sample(self, count, length=None, *, seed=0):
+    def sample(self, count, length=None, *, seed=0, lengths=None):
         factors = Oracle().encode(TRAIN["x"][:count])
         return Factors(factors.static, np.tile(factors.dynamic, (1, (length or STEPS) // STEPS, 1)))
 
-    def sample_dynamic(self, static, length=None, *, seed=0):
+    def sample_dynamic(self, static, length=None, *, seed=0, lengths=None):
         nearest = np.square(static[:, None] - TEST["x"][None, :, 0, :2]).sum(-1).argmin(1)
         return Factors(static, TEST["x"][nearest][:, :, 2:])
 
@@ -118,7 +118,7 @@ class CopyPrior(TruePrior):
 class Collapsed(TruePrior):
     """Always the same series."""
 
-    def sample(self, count, length=None, *, seed=0):
+    def sample(self, count, length=None, *, seed=0, lengths=None):
         return Oracle().encode(np.repeat(TEST["x"][:1], count, 0))
 
 
@@ -236,6 +236,30 @@ def test_samples_are_seen_with_the_lengths_and_gaps_of_real_clips():
     assert scores["samples/frechet_factors"] < 1.0
 
 
+class LengthPrior(TruePrior):
+    """Remembers which lengths it is asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def sample(self, count, length=None, *, seed=0, lengths=None):
+        self.asked.append(lengths)
+        return super().sample(count, length, seed=seed)
+
+    def sample_dynamic(self, static, length=None, *, seed=0, lengths=None):
+        self.asked.append(lengths)
+        return super().sample_dynamic(static, length, seed=seed)
+
+
+def test_samples_are_asked_for_in_the_lengths_of_real_clips():
+    length = np.arange(4, 4 + len(TEST["x"])) % 5 + 4
+    prior, like = LengthPrior(), np.array([3, 1, 8])
+    batches, notes = sample_batches(context(prior, test=TEST | {"length": length}), like)
+    assert not notes and len(prior.asked) == 2
+    for lengths in (*prior.asked, *(batch.length for batch in batches.values())):
+        np.testing.assert_array_equal(lengths, length[like])
+
+
 def test_series_without_labels_have_plain_features():
     bare = {"train": {"x": TRAIN["x"]}, "test": {"x": TEST["x"]}}
     scores, _ = generation(context(TruePrior(), **bare, judge=False))
@@ -251,12 +275,12 @@ class DigitPrior:
     def __init__(self, oracle, data):
         self.factors = encode_clips(oracle, data["x"])
 
-    def sample(self, count, length=None, *, seed=0):
+    def sample(self, count, length=None, *, seed=0, lengths=None):
         chosen = self.factors[np.arange(count) % len(self.factors)]
         repeats = (length or STEPS) // chosen.dynamic.shape[1]
         return Factors(chosen.static, np.tile(chosen.dynamic, (1, repeats, 1)))
 
-    def sample_dynamic(self, static, length=None, *, seed=0):
+    def sample_dynamic(self, static, length=None, *, seed=0, lengths=None):
         return Factors(static, self.sample(len(static), length).dynamic)
 
     def sample_static(self, dynamic, *, seed=0, lengths=None):
@@ -320,6 +344,8 @@ def test_what_cannot_be_generated_is_noted(digits):
         {},
         ["generation skipped: there is no prior; train one with --mode=prior"],
     )
+    _, notes = generation(context(None, why_no_prior="the prior is of another model"))
+    assert notes == ["generation skipped: the prior is of another model"]
     case = context(TruePrior())
     few = dataclasses.replace(case.settings, num_samples=1)
     scores, notes = generation(dataclasses.replace(case, settings=few))

@@ -4,6 +4,7 @@ import levels
 import numpy as np
 import pytest
 
+from diffsda_jax.evals import interventions as module
 from diffsda_jax.evals import labels as reading
 from diffsda_jax.evals.context import Domain
 from diffsda_jax.evals.evaluate import evaluate
@@ -67,7 +68,13 @@ def test_a_model_that_changes_nothing_keeps_all_and_takes_none():
     metrics, _ = interventions(dataclasses.replace(context, settings=settings))
     for name in ("static", "height", "dynamic"):
         assert metrics[f"swap_{name}_codes_{name}_taken_percent"] == 0.0
-    assert metrics["swap_d_static_kept_percent"] == metrics["swap_s_dynamic_kept_percent"] == 100.0
+    # The noise of a block is that of the clip that gives s.
+    assert metrics["swap_d_static_kept_percent"] == metrics["swap_s_static_taken_percent"] == 100.0
+    assert metrics["swap_d_dynamic_taken_percent"] == metrics["swap_s_dynamic_kept_percent"] == 0.0
+    settings = dataclasses.replace(context.settings, start="donor")
+    metrics, _ = interventions(dataclasses.replace(context, settings=settings))
+    assert metrics["swap_d_static_kept_percent"] == metrics["swap_s_static_taken_percent"] == 0.0
+    assert metrics["swap_d_dynamic_taken_percent"] == metrics["swap_s_dynamic_kept_percent"] == 100
 
 
 def test_turned_codes_swap_as_a_block_but_not_alone():
@@ -79,15 +86,15 @@ def test_turned_codes_swap_as_a_block_but_not_alone():
 class Prior:
     """Draws factors of clips of the world; knows one length."""
 
-    def sample(self, count, length=None, *, seed=0):
+    def sample(self, count, length=None, *, seed=0, lengths=None):
         if length != levels.NUM_STEPS:
             raise ValueError(f"length={length}")
         return levels.Oracle().encode(levels.arrays(count, seed + 9)["x"])
 
-    def sample_dynamic(self, static, length=None, *, seed=0):
+    def sample_dynamic(self, static, length=None, *, seed=0, lengths=None):
         return self.sample(len(static), length, seed=seed).replace(static=static)
 
-    def sample_static(self, dynamic, *, seed=0):
+    def sample_static(self, dynamic, *, seed=0, lengths=None):
         return self.sample(len(dynamic), dynamic.shape[1], seed=seed).replace(dynamic=dynamic)
 
 
@@ -100,10 +107,95 @@ def test_samples_come_from_the_prior():
     assert metrics["sample_s_static_changed_expected_percent"] == pytest.approx(200 / 3, abs=2.0)
     assert metrics["sample_s_dynamic_kept_percent"] == 100.0
     unable = Prior()
-    unable.sample = lambda count, length=None, *, seed=0: Prior().sample(count, 3)
+    unable.sample = lambda count, *_, **__: Prior().sample(count, 3)
     metrics, notes = interventions(dataclasses.replace(context, prior=unable))
     assert notes == ["sample interventions skipped: length=3"]
     assert "swap_blocks_score_percent" in metrics and "sample_blocks_score_percent" not in metrics
+
+
+PADDING = 50.0
+
+
+def padded(data, seed):
+    """Clips of 4 steps or more whose padding is far out, with a gap in all that fall."""
+    length = np.random.default_rng(seed).integers(4, levels.NUM_STEPS + 1, len(data["x"]))
+    real = np.arange(levels.NUM_STEPS) < length[:, None]
+    mask = np.ones(data["x"].shape, bool)
+    mask[data["dynamic_label"] == 1, 1] = False
+    x = np.where(real[..., None], data["x"], np.float32(PADDING))
+    return data | {"x": x, "length": length.astype(np.int32), "mask": mask}
+
+
+class StrictJudge(levels.ExactJudge):
+    """Sees no padding, and only gaps that the course has."""
+
+    gaps_follow_course = False
+
+    def predict(self, x, length=None, mask=None):
+        real = np.arange(x.shape[1]) < length[:, None]
+        assert (x[real] < PADDING).all()
+        last = x[np.arange(len(x)), length - 1, 2]
+        falls = (last < x[:, 0, 2]).astype(int)
+        if self.gaps_follow_course:
+            np.testing.assert_array_equal(mask[:, 1, 0], falls == 0)
+        return super().predict(x) | {"dynamic": falls}
+
+
+class PaddingPrior(Prior):
+    """Samples, and is told of, the lengths of the clips."""
+
+    def sample(self, count, length=None, *, seed=0, lengths=None):
+        data = levels.arrays(count, seed + 9)
+        real = np.arange(length) < lengths[:, None]
+        return levels.Oracle().encode(np.where(real[..., None], data["x"], PADDING), lengths)
+
+    def sample_dynamic(self, static, length=None, *, seed=0, lengths=None):
+        return self.sample(len(static), length, lengths=lengths).replace(static=static)
+
+    def sample_static(self, dynamic, *, seed=0, lengths=None):
+        real = np.arange(dynamic.shape[1]) < lengths[:, None]
+        assert (dynamic[real] < PADDING).all() and (dynamic[~real] == PADDING).all()
+        return self.sample(len(dynamic), 8, lengths=lengths).replace(dynamic=dynamic)
+
+
+def padded_context(**changes):
+    context = levels.make_context(levels.Oracle(), num_train=300)
+    train, test = padded(context.train, 2), padded(context.test, 3)
+    encode = context.model.encode
+    return dataclasses.replace(
+        context,
+        train=train,
+        test=test,
+        train_factors=encode(train["x"], train["length"]),
+        test_factors=encode(test["x"], test["length"]),
+        judge=StrictJudge(net=JudgeNet(3, 2, 4), params={}),
+        readers=train,
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("prior", [None, PaddingPrior()], ids=("training codes", "prior"))
+def test_padding_is_never_read(prior):
+    metrics, notes = interventions(padded_context(prior=prior))
+    assert notes == []
+    assert metrics["sample_d_static_kept_percent"] == 100.0
+    assert metrics["sample_d_dynamic_changed_percent"] == pytest.approx(50.0, abs=12.0)
+
+
+def test_gaps_are_those_of_the_clip_that_gives_the_dynamics(monkeypatch):
+    context = padded_context()
+    monkeypatch.setattr(StrictJudge, "gaps_follow_course", True)
+    labels = [label for label in collect_labels(context)[0] if label.name != "height"]
+    base, donor = np.arange(150), np.arange(150, 300)
+    trial = module._Trial(context, labels, {}, base, donor)
+    module._swap_blocks(trial)
+    assert trial.metrics["swap_d_dynamic_taken_percent"] == 100.0
+
+
+def test_a_prior_that_cannot_be_used_is_named():
+    context = levels.make_context(levels.Oracle(), 300, why_no_prior="it is of another model")
+    wanted = "sample interventions draw codes of training clips: it is of another model"
+    assert interventions(context)[1] == [wanted]
 
 
 def test_what_is_missing_is_named():
