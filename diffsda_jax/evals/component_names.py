@@ -161,7 +161,7 @@ def measure_effects(
     decode: Decode,
     *,
     length: Lengths | None = None,
-    known_length: Lengths | None = None,
+    known_length: Integer[np.ndarray, " N"] | None = None,
     deviations: float = 1.0,
 ) -> Float[np.ndarray, "K A"]:
     """What moving along each component does to each attribute of the decoded clips.

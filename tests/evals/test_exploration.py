@@ -234,6 +234,16 @@ def test_effects_are_in_units_of_the_real_steps():
 
     padded = effects(values, known_length=np.full(30, 3))
     np.testing.assert_allclose(padded, effects(values[:, :3]), rtol=1e-5)
+    some = factors[:4]  # fewer clips are moved than are known
+    moved = component_names.measure_effects(
+        components,
+        some,
+        [Attribute("place", values, measure=lambda x: x[..., 0])],
+        lambda sets: np.stack([one.dynamic for one in sets]),
+        length=np.full(4, 5),
+        known_length=np.full(30, 3),
+    )
+    assert np.isfinite(moved).all()
     by_clip = Attribute("mean", values[:, 0])
     assert by_clip.spread(np.full(30, 3)) == pytest.approx(np.std(values[:, 0]))
 
