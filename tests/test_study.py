@@ -320,6 +320,15 @@ def test_a_command_gets_its_variables_and_cores_and_writes_its_log(tmp_path):
     assert lines[2].split() == ["Cpus_allowed_list:", str(core)]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_stopping_ends_the_commands_and_starts_no_more(tmp_path):
     class Sleeper(Launcher):
         def __call__(self, command, log, slot):
