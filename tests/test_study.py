@@ -322,7 +322,7 @@ def test_a_command_gets_its_variables_and_cores_and_writes_its_log(tmp_path):
 
 @pytest.fixture
 def interruptible():
-    """SIGINT interrupts, also where the tests run in the background of a shell, which ignores it."""
+    """SIGINT interrupts, also where a shell runs the tests in the background and ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
