@@ -78,20 +78,21 @@ def test_the_student_samples_with_few_evaluations_by_default(finished):
         student.invert(start, factors)
 
 
-def test_a_student_is_evaluated_without_what_is_inverted(finished):
-    config = tiny()
+def test_a_student_is_evaluated_without_what_is_inverted(finished, tmp_path):
+    config, workdir = tiny(), tmp_path / "distilled"
+    shutil.copytree(finished[0] / "distilled", workdir)
     config.eval.parts = ("reconstruction", "swap")
-    result = runs.run_eval(config, finished[0] / "distilled")
+    result = runs.run_eval(config, workdir)
     assert {"reconstruction/random_nmse", "swap/static_kept_percent"} <= result.metrics.keys()
     assert not [name for name in result.metrics if "inverted" in name]
     assert "reconstruction from x_T skipped: a distilled model cannot invert" in result.notes
     with pytest.raises(ValueError, match="holds a distilled model, which has one solver only"):
-        sampling_runs.run_sampling(config, finished[0] / "distilled")
+        sampling_runs.run_sampling(config, workdir)
     config.eval.form = "reference"
     with pytest.raises(ValueError, match="start from 'target' noise .*--config.eval.start=random"):
-        runs.run_eval(config, finished[0] / "distilled")
+        runs.run_eval(config, workdir)
     config.eval.start = "random"
-    student = DiffSDA.from_checkpoint(finished[0] / "distilled")
+    student = DiffSDA.from_checkpoint(workdir)
     assert experiments.as_evaluated(config, student)[0].sampler == distill_runs.few_steps(2)
 
 
