@@ -32,7 +32,7 @@ from diffsda_jax.model import ModelSpec, make_model
 from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.train import checkpoint, distill_step, loop, optimizer
 from diffsda_jax.train.integrity import hash_weights
-from diffsda_jax.train.state import WEIGHTS, TrainState, create_state
+from diffsda_jax.train.state import TrainState, create_state, variables_of
 from diffsda_jax.train.step import StepFn
 from diffsda_jax.train.writers import MetricWriter
 
@@ -103,8 +103,16 @@ def run_distill(
             make_evaluator=functools.partial(make_evaluator, comparison, spec, place),
         )
 
-    with workdirs.advice("distill", folder):
-        return workdirs.train_in(folder, _purpose(experiment, folder), prepare)
+    # How its teacher was trained is the teacher's matter.
+    purpose = workdirs.purpose_of_section(
+        experiment,
+        "distill",
+        folder,
+        data=experiment.meta()["source"]["fingerprint"],
+        free={**workdirs.FREE_OPTIONS, "train": None, "distill": _FREE},
+        data_changed="its data were others",
+    )
+    return workdirs.train_in(folder, purpose, prepare)
 
 
 def check_options(config: ConfigDict) -> SamplerSpec:
@@ -118,10 +126,7 @@ def check_options(config: ConfigDict) -> SamplerSpec:
         if options[name] < least:
             raise ValueError(f"distill.{name} is {options[name]}; allowed: {least} or more.")
     distill_step.DistillOptions(**_loss_options(options))
-    try:
-        sharding.check_batch_size(options.batch_size, sharding.make_mesh())
-    except ValueError as error:
-        raise ValueError(f"distill.batch_size: {error}") from error
+    sharding.check_batch_size(options.batch_size, sharding.make_mesh(), "distill.batch_size")
     return few_steps(options.evaluations)
 
 
@@ -145,26 +150,6 @@ def _check_teacher(place: Path, facts: Mapping[str, Any]) -> None:
             f"{place} was distilled from other weights (step {known.get('step')}) than those of "
             f"step {facts['step']} that are the newest now: move {place} away to distil these."
         )
-
-
-def _purpose(experiment: Experiment, folder: Path) -> workdirs.Purpose:
-    """What the student's folder is for; how its teacher was trained is the teacher's matter."""
-    config, meta = experiment.config, experiment.meta()
-    intervals = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
-    own = ("batch_size", "num_steps", "eval_every_steps")
-    return workdirs.Purpose(
-        config=meta["config"],
-        data=meta["source"]["fingerprint"],
-        train=ConfigDict(
-            {name: config.train[name] for name in intervals}
-            | {name: config.distill[name] for name in own}
-        ),
-        seed=config.seed,
-        section="distill",
-        free={**workdirs.FREE_OPTIONS, "train": None, "distill": _FREE},
-        data_changed="its data were others",
-        way_out=f"Set the option back, or move {folder} away to distil anew.",
-    )
 
 
 def make_training(
@@ -309,10 +294,7 @@ def make_evaluator(
     experiment = comparison.runner.experiment
 
     def evaluate(step_number: int, state: TrainState) -> None:
-        weights = getattr(state, WEIGHTS[experiment.config.eval.weights])
-        variables = jax.device_put(
-            {"params": weights, "constants": state.constants}, jax.local_devices()[0]
-        )
+        variables = variables_of(state, experiment.config.eval.weights)
         rows = comparison.rows(DiffSDA(spec, variables, experiment.normalizer))
         metrics = {
             f"{name}/{measured}": value

@@ -4,10 +4,9 @@ Of a config are read the source and the sections ``data``, ``first_stage``, ``op
 and ``first_stage_training``, and of ``eval`` the split, the weights and the number of clips.
 """
 
-import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +78,8 @@ def run_first_stage(
             make_evaluator=functools.partial(make_evaluator, experiment, start.spec, place),
         )
 
-    with _advice_for_this_mode():
-        return workdirs.train_in(workdir, workdirs.purpose_of(experiment), prepare)
-
-
-@contextlib.contextmanager
-def _advice_for_this_mode() -> Iterator[None]:
-    """Names this mode's option where the loop, on a loss that is not finite, names another's."""
-    try:
-        yield
-    except loop.NonFiniteLossError as error:
-        advice = str(error).replace("train.init_from", "first_stage.checkpoint")
-        raise loop.NonFiniteLossError(advice) from error
+    purpose = workdirs.purpose_of(experiment, init_option="first_stage.checkpoint")
+    return workdirs.train_in(workdir, purpose, prepare)
 
 
 def check_frames(experiment: Experiment) -> None:

@@ -36,7 +36,7 @@ from diffsda_jax.rngs import stream
 from diffsda_jax.train import loop, optimizer, step
 from diffsda_jax.train.console import progress_bar
 from diffsda_jax.train.integrity import hash_weights
-from diffsda_jax.train.state import WEIGHTS, TrainState, create_state
+from diffsda_jax.train.state import TrainState, create_state, variables_of
 from diffsda_jax.train.writers import MetricWriter
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,7 @@ def run_prior(
         step_fn, state = make_training(config, spec, len(cache), mesh)
 
         def load_prior(state: TrainState) -> Prior:
-            weights = getattr(state, WEIGHTS[config.eval.weights])
-            variables = {"params": weights, "constants": state.constants}
-            variables = jax.device_put(variables, jax.local_devices()[0])
+            variables = variables_of(state, config.eval.weights)
             return Prior(spec, variables, normalizers, sampler)
 
         meta = prior_api.make_meta(spec, normalizers, sampler, int(model.meta.get("step", 0)))
@@ -99,8 +97,17 @@ def run_prior(
             make_evaluator=lambda writer: make_evaluator(runner, model, load_prior, place, writer),
         )
 
-    with workdirs.advice("prior", folder):
-        return workdirs.train_in(folder, _purpose(experiment, facts, folder), prepare)
+    # Factors stand for all that the rest of the config says.
+    others = {name: None for name in config if name != "prior"}
+    purpose = workdirs.purpose_of_section(
+        experiment,
+        "prior",
+        folder,
+        data=hash_of(facts),
+        free=others | {"prior": _FREE},
+        data_changed="its factors were of another sequence model or of other data",
+    )
+    return workdirs.train_in(folder, purpose, prepare)
 
 
 def _check_options(config: ConfigDict) -> tuple[PriorSpec, SamplerSpec]:
@@ -116,10 +123,7 @@ def _check_options(config: ConfigDict) -> tuple[PriorSpec, SamplerSpec]:
         )
     mesh = sharding.make_mesh()
     for name in ("encode_batch_size", "batch_size"):
-        try:
-            sharding.check_batch_size(options[name], mesh)
-        except ValueError as error:
-            raise ValueError(f"prior.{name}: {error}") from error
+        sharding.check_batch_size(options[name], mesh, f"prior.{name}")
     return experiments.prior_spec(config), SamplerSpec(options.solver, options.sample_steps)
 
 
@@ -136,27 +140,6 @@ def factor_facts(experiment: Experiment, model: DiffSDA) -> dict[str, Any]:
         "prior.windows_per_item": config.prior.windows_per_item,
         "seed": config.seed,
     }
-
-
-def _purpose(experiment: Experiment, facts: dict[str, Any], folder: Path) -> workdirs.Purpose:
-    """What the prior's folder is for: factors stand for all that the rest of the config says."""
-    config = experiment.config
-    others = {name: None for name in config if name != "prior"}
-    intervals = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
-    own = ("batch_size", "num_steps", "eval_every_steps")
-    return workdirs.Purpose(
-        config=experiment.meta()["config"],
-        data=hash_of(facts),
-        train=ConfigDict(
-            {name: config.train[name] for name in intervals}
-            | {name: config.prior[name] for name in own}
-        ),
-        seed=config.seed,
-        section="prior",
-        free=others | {"prior": _FREE},
-        data_changed="its factors were of another sequence model or of other data",
-        way_out=f"Set the option back, or move {folder} away to train another prior.",
-    )
 
 
 def _evaluated(experiment: Experiment) -> Experiment:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -26,7 +25,7 @@ from diffsda_jax.model import variable_shapes
 from diffsda_jax.pipeline import DiffSDA, load_sampler
 from diffsda_jax.prior_api import FOLDER, Prior
 from diffsda_jax.train import checkpoint, loop
-from diffsda_jax.train.state import WEIGHTS, TrainState
+from diffsda_jax.train.state import TrainState, variables_of
 from diffsda_jax.train.writers import MetricWriter
 from diffsda_jax.workdirs import Training, check_workdir, open_workdir, purpose_of, train_in
 
@@ -74,10 +73,7 @@ def make_evaluator(
     """What the training loop calls to evaluate; data and judge are made once, at the first call."""
 
     def evaluate(step_number: int, state: TrainState) -> None:
-        weights = getattr(state, WEIGHTS[runner.experiment.config.eval.weights])
-        variables = jax.device_put(
-            {"params": weights, "constants": state.constants}, jax.local_devices()[0]
-        )
+        variables = variables_of(state, runner.experiment.config.eval.weights)
         spec, normalizer = runner.experiment.spec, runner.experiment.normalizer
         sampler = load_sampler(workdir, step_number)  # as --mode=eval would at this step
         model = DiffSDA(spec, variables, normalizer, sampler=sampler)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,9 @@ from diffsda_jax.train.writers import MetricWriter
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+# Of what is trained, and of section train for all of it.
+_OWN_TRAIN_OPTIONS = ("batch_size", "num_steps", "eval_every_steps")
+_SHARED_TRAIN_OPTIONS = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
 FreeOptions = Mapping[str, Sequence[str] | None]
 # What may change between two starts in one workdir: how long, how often, where, what is measured.
 FREE_OPTIONS: FreeOptions = {
@@ -58,30 +61,80 @@ class Purpose(NamedTuple):
       free: options that may change from start to start.
       data_changed: what to say where ``data`` differs.
       way_out: how to go on where the purpose differs.
+      remedy: what to do where the loss is not finite.
     """
 
     config: dict[str, Any]
     data: str
     train: ConfigDict
     seed: int
-    section: str = "train"
-    free: FreeOptions = FREE_OPTIONS
-    data_changed: str = "the data changed"
-    way_out: str = (
-        "Use a new --workdir, or set the option back; train.init_from starts a new run from this "
-        "one's weights."
-    )
+    section: str
+    free: FreeOptions
+    data_changed: str
+    way_out: str
+    remedy: loop.Remedy
 
 
-def purpose_of(experiment: Experiment) -> Purpose:
-    """Training a model on the data of an experiment."""
+def purpose_of(experiment: Experiment, init_option: str = "train.init_from") -> Purpose:
+    """Training a model on the data of an experiment.
+
+    Args:
+      experiment: whose sections ``train`` and ``optimizer`` are read.
+      init_option: of the config: the checkpoint that a new run starts from.
+    """
     meta = experiment.meta()
     return Purpose(
         config=meta["config"],
         data=meta["source"]["fingerprint"],
         train=experiment.config.train,
         seed=experiment.config.seed,
+        section="train",
+        free=FREE_OPTIONS,
         data_changed=f"the data ({experiment.sources['train'].describe()}) changed",
+        way_out=(
+            f"Use a new --workdir, or set the option back; {init_option} starts a new run from "
+            "this one's weights."
+        ),
+        remedy=loop.DEFAULT_REMEDY._replace(init_option=init_option),
+    )
+
+
+def purpose_of_section(
+    experiment: Experiment,
+    section: str,
+    folder: Path,
+    *,
+    data: str,
+    free: FreeOptions,
+    data_changed: str,
+) -> Purpose:
+    """Training something beside a trained model, in a folder of the model's workdir.
+
+    Args:
+      experiment: of the model.
+      section: of the config, with what is trained and how; what is reported and kept is told by
+        section ``train`` for all.
+      folder: where.
+      data: see ``Purpose``.
+      free: see ``Purpose``.
+      data_changed: see ``Purpose``.
+    """
+    config = experiment.config
+    return Purpose(
+        config=experiment.meta()["config"],
+        data=data,
+        train=ConfigDict(
+            {name: config.train[name] for name in _SHARED_TRAIN_OPTIONS}
+            | {name: config[section][name] for name in _OWN_TRAIN_OPTIONS}
+        ),
+        seed=config.seed,
+        section=section,
+        free=free,
+        data_changed=data_changed,
+        way_out=f"Set the option back, or move {folder} away to start anew.",
+        remedy=loop.Remedy(
+            f"Lower --config.{section}.learning_rate and move {folder} away to start anew", ""
+        ),
     )
 
 
@@ -156,18 +209,6 @@ def open_workdir(workdir: str | Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def advice(section: str, folder: Path) -> Iterator[None]:
-    """Where the loop meets a loss that is not finite, names the way out of this section's runs."""
-    try:
-        yield
-    except loop.NonFiniteLossError as error:
-        found = str(error).partition(" Lower the learning rate")[0]
-        raise loop.NonFiniteLossError(
-            f"{found} Lower --config.{section}.learning_rate and move {folder} away to start anew."
-        ) from error
-
-
 class Training(NamedTuple):
     """What is trained in a workdir.
 
@@ -204,7 +245,7 @@ def train_in(
       How it ended.
     """
     train, mesh = purpose.train, sharding.make_mesh()
-    sharding.check_batch_size(train.batch_size, mesh)
+    sharding.check_batch_size(train.batch_size, mesh, f"{purpose.section}.batch_size")
     workdir = open_workdir(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
@@ -240,4 +281,5 @@ def train_in(
             checkpoint_every_steps=train.checkpoint_every_steps,
             evaluators=[(train.eval_every_steps or train.num_steps, evaluator)],
             section=purpose.section,
+            remedy=purpose.remedy,
         )

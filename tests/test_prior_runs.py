@@ -205,7 +205,7 @@ def test_a_model_trained_further_is_noticed(finished, tmp_path):
     [
         ("prior", "form", "flat", "prior.form is 'flat'; allowed: 'joint'"),
         ("prior", "num_heads", 3, "prior.width is 8, which prior.num_heads=3 does not divide"),
-        ("prior", "encode_batch_size", 12, "prior.encode_batch_size: batch_size is 12"),
+        ("prior", "encode_batch_size", 12, "prior.encode_batch_size is 12, but it is split"),
         ("prior", "sequences_per_shard", 0, "prior.sequences_per_shard is 0"),
         ("prior", "solver", "magic", "magic"),
         ("model", "static_per_step", True, "a prior samples one static factor"),

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -30,6 +30,21 @@ Evaluator = tuple[int, Callable[[int, TrainState], None]]
 
 class NonFiniteLossError(RuntimeError):
     """The loss, or the gradient or parameters that belong to it, is infinite or not a number."""
+
+
+class Remedy(NamedTuple):
+    """What to do about a loss that is not finite; words of the error.
+
+    Attributes:
+      advice: a clause, such as "Lower --config.prior.learning_rate".
+      init_option: of the config: the checkpoint that a new run starts from; empty = there is none.
+    """
+
+    advice: str = "Lower --config.optimizer.learning_rate in a new --workdir"
+    init_option: str = "train.init_from"
+
+
+DEFAULT_REMEDY = Remedy()
 
 
 @runtime_checkable
@@ -116,7 +131,8 @@ def prefetch_batches(
 class _Window:
     """Metrics since the last report, kept on the devices until they are asked for."""
 
-    def __init__(self):
+    def __init__(self, checkpointer: Checkpointer, remedy: Remedy):
+        self._checkpointer, self._remedy = checkpointer, remedy
         self._steps: list[tuple[int, dict[str, Array]]] = []
 
     def add(self, step: int, metrics: dict[str, Array]) -> None:
@@ -125,7 +141,7 @@ class _Window:
         if len(self._steps) > _MAX_STEPS_AHEAD:
             jax.block_until_ready(self._steps[-1 - _MAX_STEPS_AHEAD][1])
 
-    def fetch(self, checkpointer: Checkpointer) -> list[dict[str, float]]:
+    def fetch(self) -> list[dict[str, float]]:
         """Metrics of every step since the last fetch.
 
         Raises:
@@ -136,24 +152,30 @@ class _Window:
             bad = [name for name, value in metrics.items() if not math.isfinite(value)]
             if bad:
                 name = "loss" if "loss" in bad else bad[0]
-                raise NonFiniteLossError(_describe_non_finite(step, metrics, name, checkpointer))
+                raise NonFiniteLossError(
+                    _describe_non_finite(step, metrics, name, self._checkpointer, self._remedy)
+                )
         return [{name: float(v) for name, v in metrics.items()} for _, metrics in fetched]
 
 
 def _describe_non_finite(
-    step: int, metrics: Mapping[str, Any], name: str, checkpointer: Checkpointer
+    step: int,
+    metrics: Mapping[str, Any],
+    name: str,
+    checkpointer: Checkpointer,
+    remedy: Remedy,
 ) -> str:
     """The one-line error; waits for a save under way, so that what it names is on disk."""
     last, place = checkpointer.latest_step(), checkpointer.directory
-    if last is None:
-        saved, keep = f"there is no checkpoint yet in {place}", ""
-    else:
+    saved, keep = f"there is no checkpoint yet in {place}", ""
+    if last is not None:
         saved = f"the last good checkpoint is step {last} in {place}"
-        keep = f", with --config.train.init_from={place} to keep the last good weights"
+        if option := remedy.init_option:
+            keep = f", with --config.{option}={place} to keep the last good weights"
     values = ", ".join(f"{key}={float(value):.4g}" for key, value in metrics.items())
     return (
-        f"{name} is {float(metrics[name])} at step {step} ({values}); {saved}. Lower the learning "
-        f"rate in a new --workdir{keep}, or look for extreme values in the data."
+        f"{name} is {float(metrics[name])} at step {step} ({values}); {saved}. "
+        f"{remedy.advice}{keep}, or look for extreme values in the data."
     )
 
 
@@ -173,6 +195,7 @@ def train(
     evaluators: Sequence[Evaluator] = (),
     prefetch: int = 2,
     section: str = "train",
+    remedy: Remedy = DEFAULT_REMEDY,
 ) -> TrainResult:
     """Trains from ``state.step`` to ``total_steps``; saves, evaluates and reports on the way.
 
@@ -197,6 +220,7 @@ def train(
         checkpoint, and at the end. They must not keep ``state``.
       prefetch: batches put on the devices ahead of use.
       section: of the config that ``total_steps`` is from, for the message.
+      remedy: what the error of a loss that is not finite says is to be done.
 
     Returns:
       The last state, whether the run was interrupted, and a message.
@@ -222,10 +246,10 @@ def train(
         return TrainResult(state=state, interrupted=False, message=message)
 
     batches = prefetch_batches(data_iterator, mesh, prefetch)
-    window, progress = _Window(), Progress(step, total_steps)
+    window, progress = _Window(checkpointer, remedy), Progress(step, total_steps)
 
     def report() -> None:
-        if steps := window.fetch(checkpointer):
+        if steps := window.fetch():
             means = {name: float(np.mean([m[name] for m in steps])) for name in steps[0]}
             means["learning_rate"] = steps[-1]["learning_rate"]
             means["steps_per_second"] = progress.report(step, means)

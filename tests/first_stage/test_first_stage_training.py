@@ -266,9 +266,13 @@ def test_a_checkpoint_for_other_frames_is_refused(finished, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_the_option_of_this_mode(monkeypatch, tmp_path):
-    def fail(**_):
-        raise NonFiniteLossError("loss is nan; with --config.train.init_from=runs/a")
+    def fail(*, remedy, **_):
+        raise NonFiniteLossError(remedy.init_option)
 
     monkeypatch.setattr(first_stage_runs.loop, "train", fail)
-    with pytest.raises(NonFiniteLossError, match=r"with --config.first_stage.checkpoint=runs/a$"):
+    with pytest.raises(NonFiniteLossError, match=r"^first_stage.checkpoint$"):
         first_stage_runs.run_first_stage(adversarial(), tmp_path, sources())
+    config = adversarial()
+    config.optimizer.learning_rate *= 2
+    with pytest.raises(ValueError, match="first_stage.checkpoint starts a new run from this one"):
+        first_stage_runs.run_first_stage(config, tmp_path, sources())

@@ -15,7 +15,7 @@ from tiny_run import ROOT_KEY, Batches, Run, assert_trees_equal, copy
 
 from diffsda_jax.train.checkpoint import load_for_inference
 from diffsda_jax.train.interrupt import Interrupt
-from diffsda_jax.train.loop import NonFiniteLossError, prefetch_batches
+from diffsda_jax.train.loop import NonFiniteLossError, Remedy, prefetch_batches
 
 
 def read_lines(workdir):
@@ -103,6 +103,22 @@ def test_non_finite_loss_names_step_metric_and_last_checkpoint(tmp_path):
     assert "a new --workdir" in text and "\n" not in text
     (kept,) = re.findall(r"--config.train.init_from=(\S+) ", text)
     assert load_for_inference(kept)[1]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("init_option", "end"),
+    [
+        ("", "Lower --config.a.rate, or look for extreme values in the data."),
+        ("a.b", "Lower --config.a.rate, with --config.a.b={} to keep the last good weights, or"),
+    ],
+)
+def test_non_finite_loss_gives_the_remedy_of_what_is_trained(tmp_path, init_option, end):
+    run = Run(tmp_path)
+    run.data = Batches(spoil_at=5)
+    remedy = Remedy("Lower --config.a.rate", init_option)
+    with pytest.raises(NonFiniteLossError) as error:
+        run.go(20, remedy=remedy)
+    assert f". {end.format(tmp_path / 'checkpoints')}" in str(error.value)
 
 
 def test_non_finite_state_is_not_saved_even_at_a_checkpoint_step(tmp_path):
