@@ -19,11 +19,7 @@ from diffsda_jax.evals.component_names import Attribute, find_meaning, make_attr
 from diffsda_jax.evals.component_stability import stability_over_models, stability_over_samples
 from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.exploration import Components
-from diffsda_jax.evals.exploration_report import (
-    FactorReport,
-    Stability,
-    write_reports,
-)
+from diffsda_jax.evals.exploration_report import FactorReport, Stability, write_reports
 from diffsda_jax.evals.interface import Lengths, encode_clips
 from diffsda_jax.evals.pictures import Picture, write_gif
 from diffsda_jax.evals.swap import decode_factors, make_start
@@ -31,7 +27,6 @@ from diffsda_jax.evals.traversal_pictures import draw_series, draw_videos, trave
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.factors import Factors
 from diffsda_jax.pipeline import DiffSDA
-from diffsda_jax.prior_api import FOLDER as PRIOR_FOLDER
 from diffsda_jax.prior_api import Prior
 
 logger = logging.getLogger(__name__)
@@ -87,7 +82,7 @@ def run_explore(config: ConfigDict, workdir: str | Path) -> ExploreResult:
 
 def _load_other(folder: str, model: DiffSDA, config: ConfigDict) -> DiffSDA:
     """A model to compare with; refused if it takes other data, or data in other units."""
-    other = DiffSDA.from_checkpoint(folder, weights=config.eval.weights)
+    other = DiffSDA.from_checkpoint(Path(folder).expanduser(), weights=config.eval.weights)
     ours, theirs = (
         (one.spec.kind, tuple(one.spec.shape), one.normalizer and one.normalizer.to_dict())
         for one in (model, other)
@@ -106,7 +101,8 @@ class View(NamedTuple):
 
     Attributes:
       fitted: factors that components are fitted to.
-      length: number of real steps of these, or None for all.
+      length: number of real steps of these, or None for all. Sequences of the prior have those of
+        training clips.
       test: factors of the test clips.
     """
 
@@ -170,8 +166,10 @@ class Explorer:
         self._choose(trial)
         self.to_frames = self._frame_decoder(runner)
         self.attributes = self._attributes(judge)
-        self.view = self._look(self.model, workdir)
-        self.others = [self._look(one, Path(folder)) for folder, one in others.items()]
+        prior = self._load_prior(model, workdir)  # which knows the model as it was loaded
+        self.view = self._look(self.model, prior, workdir.name)
+        places = ((one, Path(folder).expanduser()) for folder, one in others.items())
+        self.others = [self._look(one, self._load_prior(one, at), at.name) for one, at in places]
 
     def _note(self, *notes: str) -> None:
         for note in notes:
@@ -241,22 +239,38 @@ class Explorer:
             batch_size=self.settings.batch_size,
         )
 
-    def _look(self, model: DiffSDA, workdir: Path) -> View:
+    def _look(self, model: DiffSDA, prior: Prior | None, name: str) -> View:
         """Factors of the test clips, and some for components: of the prior, or of real clips."""
-        test = self._encode(model, self.test)
-        chosen, count = self.options.codes_from, self.options.num_codes
-        trained = (workdir / PRIOR_FOLDER).is_dir()
-        if chosen == "prior" or (chosen == "auto" and trained):
-            prior = Prior.from_checkpoint(workdir, self.experiment.config.eval.weights)
-            drawn = prior.sample(count, self.test["x"].shape[1], seed=self.settings.seed)
+        test, count = self._encode(model, self.test), self.options.num_codes
+        if prior is not None:
+            index = np.random.default_rng(self.settings.seed).choice(len(self.train["x"]), count)
+            length = self.train["length"][index] if "length" in self.train else None
+            steps, seed = self.test["x"].shape[1], self.settings.seed
+            drawn = prior.sample(count, steps, seed=seed, lengths=length)
             factors = Factors(static=np.asarray(drawn.static), dynamic=np.asarray(drawn.dynamic))
-            self._note(f"{workdir.name}: codes are of {len(factors)} sequences from the prior")
-            return View(factors, None, test)
+            self._note(f"{name}: codes are of {len(factors)} sequences from the prior")
+            return View(factors, length, test)
         index = np.arange(min(count, len(self.train["x"])))
         clips = {key: self.train[key][index] for key in self.moved}
-        why = "" if chosen == "data" else "; there is no prior, --mode=prior trains one"
-        self._note(f"{workdir.name}: codes are of {len(index)} encoded training clips{why}")
+        self._note(f"{name}: codes are of {len(index)} encoded training clips")
         return View(self._encode(model, clips), clips.get("length"), test)
+
+    def _load_prior(self, model: DiffSDA, workdir: Path) -> Prior | None:
+        """The prior of a model as it was loaded, or None where none is wanted or can be used.
+
+        Raises:
+          ValueError: the option asks for the prior, and there is none that can be used.
+        """
+        chosen = self.options.codes_from
+        if chosen == "data":
+            return None
+        prior, why_not = runs.load_prior(workdir, model, self.experiment.config.eval.weights)
+        why_not = why_not or f"{workdir} has no prior; --mode=prior trains one"
+        if prior is None and chosen == "prior":
+            raise ValueError(f"explore.codes_from is 'prior', but {why_not}; or use 'auto'.")
+        if prior is None:
+            self._note(f"no codes from a prior: {why_not}")
+        return prior
 
     def fit(self, factor: str, view: View) -> tuple[Components, exploration.Codes]:
         """Components of one factor and the codes that they are fitted to, at most ``num_codes``."""

@@ -124,7 +124,9 @@ def _check_options(config: ConfigDict) -> tuple[PriorSpec, SamplerSpec]:
     mesh = sharding.make_mesh()
     for name in ("encode_batch_size", "batch_size"):
         sharding.check_batch_size(options[name], mesh, f"prior.{name}")
-    return experiments.prior_spec(config), SamplerSpec(options.solver, options.sample_steps)
+    sampler = SamplerSpec(options.solver, options.sample_steps)
+    prior.check_sampler(sampler)
+    return experiments.prior_spec(config), sampler
 
 
 def factor_facts(experiment: Experiment, model: DiffSDA) -> dict[str, Any]:
@@ -132,8 +134,8 @@ def factor_facts(experiment: Experiment, model: DiffSDA) -> dict[str, Any]:
     config = experiment.config
     return {
         "the model's step": int(model.meta.get("step", 0)),
-        "eval.weights": config.eval.weights,
-        "weights of the hash": hash_weights(repr(model.spec), model.variables),
+        prior_api.WEIGHTS_KEY: config.eval.weights,
+        prior_api.HASH_KEY: hash_weights(repr(model.spec), model.variables),
         "data of the fingerprint": experiment.sources["train"].fingerprint(),
         "data.length": config.data.length,
         "data.length_mode": config.data.length_mode,

@@ -228,8 +228,10 @@ def run_eval(config: ConfigDict, workdir: str | Path) -> evaluation.EvalResult:
     step_number = int(model.meta.get("step", 0))
     place = Path(workdir).expanduser()
     output_dir = place / "eval" / f"{step_number:08d}"
-    prior = load_prior(place, config.eval.weights)
-    return EvalRunner(experiment).run(model, output_dir, prior)
+    prior, why_not = load_prior(place, model, config.eval.weights)
+    runner = EvalRunner(experiment)
+    runner.domain = dataclasses.replace(runner.domain, why_no_prior=why_not)
+    return runner.run(model, output_dir, prior)
 
 
 def load_trained(
@@ -252,15 +254,26 @@ def load_trained(
     return experiment, model
 
 
-def load_prior(workdir: Path, weights: str) -> Prior | None:
-    """The prior over the factors of a workdir's model, or None without one that fits it."""
+def load_prior(workdir: Path, model: DiffSDA, weights: str) -> tuple[Prior | None, str | None]:
+    """The prior over the factors of a workdir's model.
+
+    Args:
+      workdir: of the model.
+      model: as it was loaded, with the weights ``weights``.
+      weights: ``"ema"`` or ``"raw"``, of the model and of the prior.
+
+    Returns:
+      The prior and None; or None, and why the one that there is cannot be used (None: there is
+      none).
+    """
     if not (workdir / FOLDER).is_dir():
-        return None
+        return None, None
     try:
-        return Prior.from_checkpoint(workdir, weights)
+        prior = Prior.from_checkpoint(workdir, weights)
+        prior.check_model(model.spec, model.variables, weights)
     except (FileNotFoundError, ValueError) as error:
-        logger.warning("evaluated without a prior: %s", error)
-        return None
+        return None, f"the prior in {workdir / FOLDER} cannot be used: {error}"
+    return prior, None
 
 
 def smoke(config: ConfigDict, workdir: str | Path) -> loop.TrainResult:

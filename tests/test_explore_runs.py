@@ -1,14 +1,15 @@
 """``--mode=explore`` on tiny untrained models, through the command line's own function."""
 
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 
+from diffsda_jax import DiffSDA, Prior, explore_runs, main, runs
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
-from diffsda_jax import explore_runs, main, runs
 from diffsda_jax.factors import Factors
 from diffsda_jax.model import init_variables
 from diffsda_jax.train import checkpoint
@@ -56,7 +57,7 @@ def test_a_run_leaves_what_it_says(workdirs, capsys):
     } <= metrics.keys()
     assert all(value is not None for value in metrics.values())
     assert content["settings"]["decomposition"] == "pca"
-    assert any("of 40 encoded training clips; there is no prior" in x for x in content["notes"])
+    assert any("has no prior; --mode=prior trains one" in x for x in content["notes"])
     arrays = np.load(folder / "components.npz")
     assert arrays["static_directions"].shape == (2, 4)
     assert arrays["dynamic_mean"].shape == (2,)
@@ -74,30 +75,65 @@ def test_other_choices_go_to_other_folders(workdirs):
     assert components.level == "sequence" and components.directions.shape == (2, 12)
 
 
+def shorten(monkeypatch):
+    """Clips have 3 to 6 steps."""
+    load = runs.EvalRunner.load
+
+    def load_short(self, split, limit):
+        data = load(self, split, limit)
+        length = 3 + np.arange(len(data["x"]), dtype=np.int32) % 4
+        return data | {"length": np.minimum(data["length"], length)}
+
+    monkeypatch.setattr(runs.EvalRunner, "load", load_short)
+
+
 def test_codes_come_from_the_prior_where_there_is_one(workdirs, monkeypatch):
     asked = []
 
-    class Prior:
-        @classmethod
-        def from_checkpoint(cls, path, weights):
-            assert (path, weights) == (workdirs[1], "ema")
-            return cls()
+    class FakePrior(Prior):
+        def __init__(self):
+            pass
 
-        def sample(self, count, length=None, *, seed=0):
-            asked.append((count, length))
+        def sample(self, count, length=None, *, seed=0, lengths=None):
+            asked.append((count, length, lengths))
             draw = np.random.default_rng(seed).standard_normal
-            return Factors(
-                static=draw((count, 4), np.float32), dynamic=draw((count, 6, 2), np.float32)
-            )
+            dynamic = draw((count, 6, 2), np.float32)
+            dynamic[np.arange(6) >= lengths[:, None]] = 1e3  # padding
+            return Factors(static=draw((count, 4), np.float32), dynamic=dynamic)
 
-    monkeypatch.setattr(explore_runs, "Prior", Prior)
-    (workdirs[1] / "prior").mkdir()
+    def load_prior(workdir, model, weights):
+        assert (workdir, weights) == (workdirs[1], "ema")
+        return FakePrior(), None
+
+    monkeypatch.setattr(explore_runs.runs, "load_prior", load_prior)
+    shorten(monkeypatch)
     result = explore_runs.run_explore(tiny(num_codes=40, num_clips=2), workdirs[1])
-    assert asked == [(40, 6)]
+    ((count, steps, lengths),) = asked
+    assert (count, steps) == (40, 6) and set(lengths) <= set(range(3, 7)) and min(lengths) < 6
     assert any("codes are of 40 sequences from the prior" in note for note in result.notes)
-    assert np.abs(result.reports["static"].components.mean).max() < 0.6  # of the prior's codes
+    for report in result.reports.values():  # of the prior's codes, without the padding
+        assert np.abs(report.components.mean).max() < 0.6
     result = explore_runs.run_explore(tiny(codes_from="data"), workdirs[1])
     assert any("40 encoded training clips" in note for note in result.notes) and len(asked) == 1
+
+
+def test_a_prior_that_cannot_be_used_is_named(workdirs, monkeypatch):
+    def load(chosen):
+        """Loads the prior as an exploration does; gives the notes, too."""
+        made = explore_runs.Explorer.__new__(explore_runs.Explorer)
+        config = tiny(codes_from=chosen)
+        made.options, made.experiment = config.explore, types.SimpleNamespace(config=config)
+        made.notes = []
+        return made._load_prior(model, workdirs[0]), made.notes
+
+    model, why_not = DiffSDA.from_checkpoint(workdirs[0]), "it is of another model"
+    monkeypatch.setattr(explore_runs.runs, "load_prior", lambda *_: (None, why_not))
+    assert load("auto") == (None, [f"no codes from a prior: {why_not}"])
+    with pytest.raises(ValueError, match=f"codes_from is 'prior', but {why_not}"):
+        load("prior")
+    assert load("data") == (None, [])
+    monkeypatch.setattr(explore_runs.runs, "load_prior", lambda *_: (None, None))
+    assert "has no prior; --mode=prior trains one" in load("auto")[1][0]
 
 
 @pytest.mark.parametrize(
@@ -115,8 +151,9 @@ def test_options_are_checked_before_anything_is_loaded(tmp_path, option, value, 
         explore_runs.run_explore(tiny(**{option: value}), tmp_path)
 
 
-def test_models_of_data_in_other_units_are_not_compared(workdirs, tmp_path):
-    config = tiny(other_workdirs=(str(tmp_path),))
+def test_models_of_data_in_other_units_are_not_compared(workdirs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    config = tiny(other_workdirs=(f"~/{tmp_path.name}",))
     config.data.target_std = 0.6
     save_model(config, tmp_path, 0)
     config.data.target_std = 0.5

@@ -197,7 +197,31 @@ def test_a_model_trained_further_is_noticed(finished, tmp_path):
     with pytest.raises(ValueError, match="model of step 0, but the newest in .* is of step 7"):
         Prior.from_checkpoint(workdir)
     assert Prior.from_checkpoint(workdir / "prior").meta["step"] == 4
-    assert runs.load_prior(workdir, "ema") is None
+    prior, why_not = runs.load_prior(workdir, DiffSDA.from_checkpoint(workdir), "ema")
+    assert prior is None and "prior cannot be used: " in why_not and "of step 7" in why_not
+
+
+def test_a_prior_of_another_model_of_the_same_step_is_not_used(finished, tmp_path, monkeypatch):
+    workdir = copy(finished[0], tmp_path)
+    load = runs.load_prior
+    model = DiffSDA.from_checkpoint(workdir)
+    prior, why_not = load(workdir, model, "ema")
+    assert prior is not None and why_not is None
+    assert load(tmp_path, model, "ema") == (None, None)
+    prior, why_not = load(workdir, model, "raw")
+    assert prior is None and "model with eval.weights 'ema'" in why_not
+    shutil.rmtree(workdir / "checkpoints")
+    save_model(workdir, tiny(), seed=1)
+    seen = []
+
+    def run(self, model, output_dir, prior=None):
+        seen.append((prior, self.domain.why_no_prior))
+        return runs.evaluation.EvalResult()
+
+    monkeypatch.setattr(runs.EvalRunner, "run", run)
+    runs.run_eval(tiny(), workdir)
+    ((prior, why_not),) = seen
+    assert prior is None and "with weights of the hash" in why_not
 
 
 @pytest.mark.parametrize(
@@ -205,9 +229,10 @@ def test_a_model_trained_further_is_noticed(finished, tmp_path):
     [
         ("prior", "form", "flat", "prior.form is 'flat'; allowed: 'joint'"),
         ("prior", "num_heads", 3, "prior.width is 8, which prior.num_heads=3 does not divide"),
-        ("prior", "encode_batch_size", 12, "prior.encode_batch_size is 12, but it is split"),
+        ("prior", "encode_batch_size", 12, "prior.encode_batch_size: batch_size is 12"),
         ("prior", "sequences_per_shard", 0, "prior.sequences_per_shard is 0"),
         ("prior", "solver", "magic", "magic"),
+        ("prior", "solver", "consistency", "prior.solver is 'consistency', which is for distilled"),
         ("model", "static_per_step", True, "a prior samples one static factor"),
     ],
 )
