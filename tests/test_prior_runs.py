@@ -229,7 +229,7 @@ def test_a_prior_of_another_model_of_the_same_step_is_not_used(finished, tmp_pat
     [
         ("prior", "form", "flat", "prior.form is 'flat'; allowed: 'joint'"),
         ("prior", "num_heads", 3, "prior.width is 8, which prior.num_heads=3 does not divide"),
-        ("prior", "encode_batch_size", 12, "prior.encode_batch_size: batch_size is 12"),
+        ("prior", "encode_batch_size", 12, "prior.encode_batch_size is 12, but it is split"),
         ("prior", "sequences_per_shard", 0, "prior.sequences_per_shard is 0"),
         ("prior", "solver", "magic", "magic"),
         ("prior", "solver", "consistency", "prior.solver is 'consistency', which is for distilled"),
