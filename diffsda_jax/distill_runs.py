@@ -39,6 +39,7 @@ from diffsda_jax.train.writers import MetricWriter
 logger = logging.getLogger(__name__)
 
 FOLDER = "distilled"
+COMPARISON_FOLDER = "comparison"  # with the teacher; evaluations of a student lie beside it
 META_KEY = "distilled"
 EVALUATIONS = (1, 2, 4)  # of the student, in the table
 _TEACHER_STEPS = 32  # of Heun, 63 evaluations
@@ -301,7 +302,7 @@ def make_evaluator(
             for name, row in rows.items()
             for measured, value in row.items()
         }
-        folder = workdir / "eval" / f"{step_number:08d}"
+        folder = workdir / COMPARISON_FOLDER / f"{step_number:08d}"
         settings = dataclasses.asdict(comparison.context.settings)
         settings["parts"] = list(settings["parts"])
         files = [report.write_results(metrics, folder, settings=settings)]

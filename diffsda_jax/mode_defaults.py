@@ -48,7 +48,7 @@ def sampling_defaults() -> dict[str, Any]:
         "sigma_min": (0.0, 0.05),  # last level above zero; 0 = model.sigma_min
         "eta": (0.0,),  # shares of noise, of the solvers that can add it
         "tolerance_percent": 2.0,  # of the result with 63 evaluations of Heun
-        "num_clips": 64,  # to swap and to reconstruct
+        "num_clips": 64,  # to swap and to reconstruct, of each half of eval.split
     }
 
 

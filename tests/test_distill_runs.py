@@ -97,7 +97,7 @@ def test_a_student_is_evaluated_without_what_is_inverted(finished, tmp_path):
 
 
 def test_the_table_compares_student_and_teacher(finished):
-    place = finished[0] / "distilled" / "eval" / "00000002"
+    place = finished[0] / "distilled" / "comparison" / "00000002"
     table = (place / "quality.md").read_text().splitlines()
     assert len(table) == 2 + 5 and "s kept %" in table[0]
     metrics = json.loads((place / "metrics.json").read_text())["metrics"]
