@@ -176,7 +176,7 @@ def draw_trials(trials: Sequence[Trial], reference: Trial, chosen: Trial) -> Pic
         if name != "distance_nmse" or chosen is not reference:
             axis.plot(*ringed, "o", markersize=10, fillstyle="none", color="#333333")
         shown = [trial.metrics[name] for trial in trials]
-        if name.endswith("nmse") and max(shown) > min(shown) > 0:
+        if name.endswith("nmse") and max(shown) > 10 * min(shown) > 0:
             axis.set_yscale("log")
         axis.set_title(LEAST_LOSS[name][0], fontsize=9)
         axis.set_xlabel("evaluations", fontsize=8)
