@@ -46,6 +46,16 @@ def _untouched_logging():
             log.disabled = False  # import-linter's logging set-up switches off those it finds
 
 
+# Those that take minutes, the longest first, so that no worker is left with one at the end.
+LONG_FILES = ("test_configs", "test_high_resolution", "test_runs", "test_speech_run", "_runs")
+
+
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that no worker is left with it when the others are done."""
-    items.sort(key=lambda item: "test_high_resolution" not in item.nodeid)
+    """Long files first; the others keep their order."""
+
+    def rank(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0].removesuffix(".py")
+        found = (place for place, name in enumerate(LONG_FILES) if file.endswith(name))
+        return next(found, len(LONG_FILES))
+
+    items.sort(key=rank)

@@ -9,9 +9,11 @@ from diffsda_jax import config as configuration
 from diffsda_jax import runs
 
 CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
-CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
 CONFIGS += ["configs/csv.py:long", "configs/librispeech.py:espeak"]
 CONFIGS += ["configs/video_folder.py:latents"]
+# The same networks again, in other sizes.
+SLOW_CONFIGS = ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
+CONFIGS += [pytest.param(path, marks=pytest.mark.slow) for path in SLOW_CONFIGS]
 REFERENCES = ["air_quality", "etth1", "physionet", "timit", "librispeech", "speech_folder"]
 REFERENCES += ["vox256", "celebv256", "mug64", "taichi64"]
 MORE_REFERENCES = {"librispeech": ["espeak_reference"], "mug64": ["small"]}

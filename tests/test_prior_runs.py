@@ -92,7 +92,7 @@ def test_factors_are_those_of_an_evaluation(finished):
 @pytest.mark.parametrize(
     ("name", "element", "num_steps"),
     [
-        ("digits", ElementSpec("video", (4, 4, 1)), 4),
+        pytest.param("digits", ElementSpec("video", (4, 4, 1)), 4, marks=pytest.mark.slow),
         ("timit", ElementSpec("audio", (), fps=16_000.0), 743),  # which give 4 mel frames
     ],
 )

@@ -36,6 +36,7 @@ def test_studies_of_what_follows_training_train_one_model_a_seed():
         assert shared == (path.stem in ("start_noise", "evaluations", "prior"))
 
 
+@pytest.mark.slow
 def test_options_of_studies_go_through_training_and_evaluation(tmp_path):
     config = configuration.load_config("configs/japanese_vowels.py")
     config.model.static_per_step, config.loss.weighting = True, "min_snr"
