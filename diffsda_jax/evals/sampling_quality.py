@@ -13,7 +13,7 @@ from diffsda_jax.evals.plots import render_figure
 # What is compared, its heading, and the least loss that counts whatever the reference's value.
 LEAST_LOSS = {
     "random_nmse": ("rec. nmse", 0.002),
-    "inverted_nmse": ("inverted nmse", None),
+    "inverted_nmse": ("inverted nmse", 0.002),
     "static_kept_percent": ("s kept %", None),  # None: one clip
     "dynamic_kept_percent": ("d kept %", None),
     "both_kept_percent": ("both kept %", None),
@@ -21,9 +21,6 @@ LEAST_LOSS = {
     "untracked_percent": ("untracked %", None),
     "distance_nmse": ("distance", None),
 }
-# Differences from given clips, about 0 for the reference by construction: tolerated is a share of
-# the clips' variance, not of the reference's value.
-_FROM_GIVEN_CLIPS = ("inverted_nmse", "distance_nmse")
 _MORE_IS_BETTER = "_kept_percent"
 
 
@@ -47,9 +44,8 @@ def losses(trial: Trial, reference: Trial, num_clips: int, tolerance_percent: fl
     ``LEAST_LOSS`` where that is more: 0.002 of an error that is a share of the data's variance,
     0.05 pixels, and one clip of a share of clips. So an error of 0.01 may become 0.012, 20 % more;
     ``by_floor`` names such measures. ``distance_nmse``, to the clips of the reference from the
-    same noise, and ``inverted_nmse``, to the clips whose noise it starts from, may be
-    ``tolerance_percent`` of the clips' variance. What is not a number in the reference is not
-    compared, see ``not_compared``.
+    same noise, may be ``tolerance_percent`` of their variance. What is not a number in the
+    reference is not compared, see ``not_compared``.
 
     Args:
       trial: what is judged.
@@ -63,7 +59,7 @@ def losses(trial: Trial, reference: Trial, num_clips: int, tolerance_percent: fl
     found = []
     for name, worse in _worse_by(trial, reference).items():
         floor = 100 / num_clips if LEAST_LOSS[name][1] is None else LEAST_LOSS[name][1]
-        floor = 0.0 if name in _FROM_GIVEN_CLIPS else floor
+        floor = 0.0 if name == "distance_nmse" else floor
         if not worse <= max(floor, _share(name, reference, tolerance_percent)):  # NaN is worse
             found.append(name)
     return found
@@ -95,7 +91,7 @@ def _worse_by(trial: Trial, reference: Trial) -> dict[str, float]:
 
 def _share(name: str, reference: Trial, tolerance_percent: float) -> float:
     """What is tolerated of the reference's value, or of the variance of its clips."""
-    whole = 1.0 if name in _FROM_GIVEN_CLIPS else abs(reference.metrics[name])
+    whole = 1.0 if name == "distance_nmse" else abs(reference.metrics[name])
     return tolerance_percent / 100 * whole
 
 
