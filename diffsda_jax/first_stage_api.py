@@ -230,7 +230,7 @@ def encode_bytes(
         latents = make_model(spec).apply(variables, images, method="encode")
         return latents.astype(jnp.float16)
 
-    whole, split = PartitionSpec(), PartitionSpec(sharding.DATA_AXIS)
+    whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)
     # Each device has a program of its own: split by the compiler, the loops over images of
     # attention would have every device compute all of them.
     mapped = jax.shard_map(encode, mesh=mesh, in_specs=(whole, split), out_specs=split)
