@@ -48,7 +48,7 @@ def make_plan(config: ConfigDict) -> str:
     missing = missing_option(config)
     sources = stand_ins(config) if missing else None
     experiment = build(config, sources)
-    mesh = sharding.make_mesh()
+    mesh = configuration.make_mesh(config.mesh)
     sharding.check_batch_size(config.train.batch_size, mesh)
     if sources is None:
         data = describe_data(experiment)
@@ -190,7 +190,9 @@ def traced_step(experiment: experiments.Experiment, mesh: Mesh) -> tuple[TrainSt
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     batch = batch_shapes(experiment)
-    return state, step_fn.trace(place(state, whole), place(batch, split), place(key, whole))
+    where = sharding.state_sharding(state, mesh, experiment.config.mesh.rules)
+    state = jax.tree.map(place, state, where)
+    return state, step_fn.trace(state, place(batch, split), place(key, whole))
 
 
 def step_facts(experiment: experiments.Experiment, mesh: Mesh) -> dict[str, str]:
