@@ -134,8 +134,10 @@ def test_impossible_options_are_refused(options, match):
         make_distill_loss(Gaussian(student=True), Gaussian(), **options)
 
 
-def test_a_wrong_student_is_mended_and_its_encoder_keeps_its_bits(variables, batch):
-    mesh = sharding.make_mesh(jax.devices()[:1])
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_a_wrong_student_is_mended_and_its_encoder_keeps_its_bits(variables, batch, fsdp):
+    mesh = sharding.make_mesh(jax.devices()[:fsdp], fsdp=fsdp)
+    rules = (("", "largest"),) if fsdp > 1 else ()
     schedule = make_schedule("constant", learning_rate=0.05, total_steps=100)
     optimizer = only_denoiser(make_optimizer(schedule, weight_decay=0.1))
     loss_fn = make_distill_loss(Gaussian(student=True), Gaussian(), **LEVELS)
@@ -144,12 +146,13 @@ def test_a_wrong_student_is_mended_and_its_encoder_keeps_its_bits(variables, bat
         optimizer,
         variables,
         mesh=mesh,
+        rules=rules,
         schedule=schedule,
         ema_half_life_examples=20.0,
         batch_size=BATCH,
     )
     start = variables["params"] | {"denoiser": {"kernel": jnp.full((1, 1), 2.0)}}
-    state = create_state({"params": start}, optimizer, mesh)
+    state = create_state({"params": start}, optimizer, mesh, rules)
     for _ in range(60):
         state, metrics = step_fn(state, batch, jax.random.key(0))
     assert float(state.params["denoiser"]["kernel"][0, 0]) == pytest.approx(1.0, abs=0.1)

@@ -209,6 +209,42 @@ def test_a_discriminator_adds_the_gradient_of_the_loss_written_out(images):
             np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4 * largest)
 
 
+def test_autoencoder_and_discriminator_are_split_over_devices(images):
+    """Two steps on every device's share of the state are those of one device."""
+    metrics = []
+    for data, fsdp, rules in ((1, 1, ()), (1, 2, (("", "largest"),))):
+        mesh = sharding.make_mesh(jax.devices()[: data * fsdp], data, fsdp)
+        rival, plain = adversary(0), optax.sgd(0.1)
+        state = steps.create_first_stage_state(
+            {"params": random_params(VQ)},
+            plain,
+            rival,
+            image_shape=images.shape[1:],
+            key=jax.random.key(1),
+            mesh=mesh,
+            rules=rules,
+        )
+        step_fn = steps.make_first_stage_step(
+            VQ,
+            FirstStageLoss(),
+            plain,
+            rival,
+            schedule=lambda step: 0.1,
+            ema_half_life_examples=20.0,
+            batch_size=2,
+            mesh=mesh,
+            rules=rules,
+        )
+        batch = sharding.shard_batch({"x": np.asarray(images[:2, None])}, mesh)
+        for _ in range(2):
+            state, found = step_fn(state, batch, jax.random.key(0))
+        metrics.append({name: float(value) for name, value in found.items()})
+        trees = (state.params, state.opt_state["discriminator"]["params"])
+        split = [not leaf.is_fully_replicated for leaf in jax.tree.leaves(trees)]
+        assert any(split) == (fsdp > 1)
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
