@@ -52,6 +52,12 @@ MODE = flags.DEFINE_enum(
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "For --mode=zero_shot: workdir or checkpoint of the model."
 )
+TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "For --mode=plan: chips that need not be there, such as v5e:16x16 (needs libtpu) or cpu:8. The "
+    "training step is compiled for them: memory, traffic between chips, and the least time.",
+)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -94,7 +100,11 @@ def use_compilation_cache() -> None:
 
 def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
     """Imports what a mode needs, and runs it; an interrupted training ends the program."""
-    if mode == "plan":
+    if mode == "plan" and TOPOLOGY.value is not None:
+        from diffsda_jax import topology_plan
+
+        print(topology_plan.make_plan(config, TOPOLOGY.value))
+    elif mode == "plan":
         from diffsda_jax import plan
 
         print(plan.make_plan(config))
@@ -139,6 +149,8 @@ def main(argv: Sequence[str]) -> None:
         fail("--checkpoint is missing; --mode=zero_shot needs the workdir of a trained model.")
     if MODE.value != "zero_shot" and CHECKPOINT.value is not None:
         fail(f"--checkpoint is for --mode=zero_shot; --mode={MODE.value} finds its in --workdir.")
+    if MODE.value != "plan" and TOPOLOGY.value is not None:
+        fail(f"--topology is for --mode=plan; --mode={MODE.value} runs on the chips that are here.")
     use_compilation_cache()
     from diffsda_jax.train.console import setup_console
     from diffsda_jax.train.loop import NonFiniteLossError
