@@ -60,7 +60,7 @@ class Step:
     @property
     def sent(self) -> float:
         """Bytes that a chip sends in a step."""
-        return sum(total.sent for total in self.traffic.values())
+        return sum((total.sent for total in self.traffic.values()), 0.0)
 
 
 def make_plan(config: ConfigDict, topology: str) -> str:
@@ -127,18 +127,19 @@ def compile_step(experiment: Experiment, mesh: Mesh, chip: Chip | None) -> Step:
 def _compiled_facts(compiled: Any, chip: Chip | None) -> dict[str, Any]:
     """What a compiled program says of memory and traffic, as fields of ``Step``."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    parts = {
+    sizes = {
         "arguments": memory.argument_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
     }
+    parts = {name: float(size) for name, size in sizes.items()}
     found, needed = collectives.parse(compiled.as_text()), sum(parts.values())
     return {
         "fits": chip is None or needed <= chip.memory,
         "needed": needed,
         "parts": parts,
-        "accessed": (cost or {}).get("bytes accessed", 0.0),
+        "accessed": float((cost or {}).get("bytes accessed", 0.0)),
         "traffic": collectives.totals(found),
         "loops_known": all(one.runs_known for one in found),
     }
@@ -170,12 +171,12 @@ def step_facts(step: Step, chip: Chip | None) -> dict[str, str]:
     return facts
 
 
-def binary(size: float) -> str:
+def binary(size: int | float) -> str:
     """Bytes in GiB, or MiB below one of them."""
     return f"{size / GIB:.2f} GiB" if size >= GIB else f"{size / 2**20:.1f} MiB"
 
 
-def decimal(size: float) -> str:
+def decimal(size: int | float) -> str:
     """Bytes in GB, or MB below one of them; of traffic, whose speeds count in powers of ten."""
     return f"{size / 1e9:.3f} GB" if size >= 1e9 else f"{size / 1e6:.3f} MB"
 
