@@ -101,7 +101,7 @@ def describe_data(experiment: experiments.Experiment) -> str:
 
 def format_facts(facts: dict[str, str]) -> str:
     """A line for each."""
-    return "\n".join(f"{name:<38}{value}" for name, value in facts.items())
+    return "\n".join(f"{name:<42}{value}" for name, value in facts.items())
 
 
 def missing_option(config: ConfigDict) -> str:

@@ -4,11 +4,13 @@ Memory, work and traffic are what the compiler says of the program that would ru
 from them and from what the maker says of the chip. Nothing is run, so nothing is measured.
 """
 
+import contextlib
 import dataclasses
 import logging
+import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -39,7 +41,8 @@ class Step:
       fits: False if the compiler found no room for it.
       needed: bytes of memory; if it does not fit, those that the compiler names.
       parts: bytes of arguments, results that reuse none of them, temporaries and program.
-      accessed: bytes read and written, as the compiler counts them: loops once.
+      moved: bytes of arguments and results, which are read and written at least once.
+      accessed: bytes read and written by all instructions, as the compiler counts them: loops once.
       traffic: by kind of collective, see ``collectives``.
       loops_known: whether all collectives lie in loops whose number of rounds is known.
     """
@@ -53,6 +56,7 @@ class Step:
     fits: bool
     needed: float
     parts: dict[str, float]
+    moved: float = 0.0
     accessed: float = 0.0
     traffic: dict[str, collectives.Total] = dataclasses.field(default_factory=dict)
     loops_known: bool = True
@@ -71,8 +75,8 @@ def make_plan(config: ConfigDict, topology: str) -> str:
       topology: see ``chips.devices_of``.
 
     Returns:
-      A text: config, parameters, data, memory of a chip, FLOPs, traffic between chips, the least
-      time these imply, and, where the step does not fit, settings with which it does.
+      A text: config, parameters, data, memory of a chip, FLOPs, traffic between chips, the time
+      these imply, and, where the step does not fit, settings with which it does.
 
     Raises:
       ValueError, FileNotFoundError: as ``plan.make_plan``, and for an unknown topology.
@@ -115,13 +119,26 @@ def compile_step(experiment: Experiment, mesh: Mesh, chip: Chip | None) -> Step:
     }
     start = time.monotonic()
     try:
-        compiled = traced.lower().compile()
+        with nothing_cached():
+            compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         seconds = time.monotonic() - start
         return Step(**known, seconds=seconds, fits=False, needed=needed_bytes(error), parts={})
     return Step(**known, seconds=time.monotonic() - start, **_compiled_facts(compiled, chip))
+
+
+@contextlib.contextmanager
+def nothing_cached() -> Iterator[None]:
+    """Keeps no compiled programs: those for chips that are not here could not be read back."""
+    option = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, option)
+    jax.config.update(option, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
 
 
 def _compiled_facts(compiled: Any, chip: Chip | None) -> dict[str, Any]:
@@ -139,6 +156,7 @@ def _compiled_facts(compiled: Any, chip: Chip | None) -> dict[str, Any]:
         "fits": chip is None or needed <= chip.memory,
         "needed": needed,
         "parts": parts,
+        "moved": float(memory.argument_size_in_bytes + memory.output_size_in_bytes),
         "accessed": float((cost or {}).get("bytes accessed", 0.0)),
         "traffic": collectives.totals(found),
         "loops_known": all(one.runs_known for one in found),
@@ -167,7 +185,7 @@ def step_facts(step: Step, chip: Chip | None) -> dict[str, str]:
     facts["weights, average, moments, whole"] = binary(step.state)
     facts["FLOPs of a chip"] = f"{step.flops / 1e9:,.3f} G"
     if step.fits:
-        facts["bytes read and written by a chip"] = f"{decimal(step.accessed)}, loops once"
+        facts["bytes that its instructions count"] = f"{decimal(step.accessed)}, loops once"
     return facts
 
 
@@ -179,6 +197,11 @@ def binary(size: int | float) -> str:
 def decimal(size: int | float) -> str:
     """Bytes in GB, or MB below one of them; of traffic, whose speeds count in powers of ten."""
     return f"{size / 1e9:.3f} GB" if size >= 1e9 else f"{size / 1e6:.3f} MB"
+
+
+def short(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
 def traffic_facts(step: Step) -> dict[str, str]:
@@ -195,21 +218,30 @@ def traffic_facts(step: Step) -> dict[str, str]:
 
 
 def estimate_facts(step: Step, chip: Chip, num_steps: int) -> dict[str, str]:
-    """The least time of a step: its work at the chip's full speed, whichever takes longest."""
-    bounds = {
+    """Between which times a step lies, at the chip's full speeds.
+
+    The least is its work, its state through memory once or its traffic, whichever takes longest.
+    The most lets every byte that the compiler counts go through memory, though a part of them never
+    leaves the chip. Neither is a promise: real kernels reach a part of these speeds.
+    """
+    least = {
         f"FLOPs at {chip.flops / 1e12:.0f} T/s": step.flops / chip.flops,
-        f"memory at {chip.memory_speed / 1e9:.0f} GB/s": step.accessed / chip.memory_speed,
-        f"network at {chip.network_speed / 1e9:.0f} GB/s": step.sent / chip.network_speed,
+        f"state read and written at {chip.memory_speed / 1e9:.0f} GB/s": (
+            step.moved / chip.memory_speed
+        ),
+        f"traffic at {chip.network_speed / 1e9:.0f} GB/s": step.sent / chip.network_speed,
     }
-    seconds = max(bounds.values())
-    which = max(bounds, key=bounds.get)
-    hours = seconds * num_steps / 3600
-    facts = {f"  {name}": f"{bound * 1e3:.3f} ms" for name, bound in bounds.items()}
+    counted = {"all counted bytes at that speed": step.accessed / chip.memory_speed}
+    times = max(least.values()), max((least | counted).values())
+    hours = [seconds * num_steps / 3600 for seconds in times]
+    facts = {f"  {name}": f"{short(bound * 1e3)} ms" for name, bound in (least | counted).items()}
     return facts | {
-        "a step takes at least": f"{seconds * 1e3:.3f} ms, by its {which.split(' at ')[0]}",
-        "steps a second, at most": f"{1 / seconds:.2f}",
-        f"{num_steps:,} steps, at least": f"{hours:.1f} h, {hours * step.chips:.0f} chip-hours",
-        "what is left out": "real kernels reach a part of these speeds; input, saving, evaluation",
+        "a step takes": " to ".join(short(seconds * 1e3) for seconds in times) + " ms",
+        "steps a second": " to ".join(short(1 / seconds) for seconds in reversed(times)),
+        f"{num_steps:,} steps of {step.batch_size} clips": (
+            f"{short(hours[0])} to {short(hours[1])} h, {short(hours[0] * step.chips)} to "
+            f"{short(hours[1] * step.chips)} chip-hours, without input, saving and evaluation"
+        ),
     }
 
 
