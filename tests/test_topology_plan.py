@@ -203,3 +203,14 @@ def test_a_step_for_tpus_sums_the_gradient_and_the_loss():
     assert step.traffic["all-reduce"].payload == gradient + 4
     assert step.sent == pytest.approx(2 * 15 / 16 * (gradient + 4))
     assert step.fits and step.accessed > 0
+
+
+@needs_libtpu
+def test_the_payload_does_not_grow_with_the_slice():
+    """The same clips a chip on sixteen times the chips: only the ring's (n-1)/n differs."""
+    small, gradient = compile_for("v5e:4x4", small_config())
+    large, _ = compile_for("v5e:16x16", small_config(256))
+    assert small.traffic["all-reduce"].payload == large.traffic["all-reduce"].payload
+    assert large.sent == pytest.approx(2 * 255 / 256 * (gradient + 4))
+    assert large.needed == pytest.approx(small.needed, rel=0.02)
+    assert large.flops == pytest.approx(small.flops, rel=0.01)
