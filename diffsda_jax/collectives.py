@@ -42,6 +42,8 @@ class Collective:
       group_size: n chips that exchange with each other.
       runs: how often it runs in a step.
       runs_known: False if it lies in a loop whose number of rounds is not known, taken for 1.
+      channel: of one that the compiler for TPUs spreads over several instructions, so that other
+        work goes on meanwhile; empty for all others.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Collective:
     group_size: int
     runs: int = 1
     runs_known: bool = True
+    channel: str = ""
 
     @property
     def sent(self) -> float:
@@ -80,6 +83,15 @@ class _Instruction:
     op: str
     rest: str
 
+    def operands(self) -> list[str]:
+        """Names of the arguments."""
+        return re.findall(r"%([\w.\-]+)", self.rest.partition(")")[0])
+
+    def value(self) -> int | None:
+        """That of an integer constant, None of all else."""
+        number = re.match(r"(\d+)\)", self.rest)
+        return int(number.group(1)) if self.op == "constant" and number else None
+
 
 def parse(text: str) -> list[Collective]:
     """The collectives that the program's entry reaches.
@@ -97,7 +109,11 @@ def parse(text: str) -> list[Collective]:
     if not entry:
         raise ValueError("the text has no ENTRY computation; give that of a compiled program.")
     partitions = _NUM_PARTITIONS.search(text)
-    return _reached(entry, computations, int(partitions.group(1)) if partitions else 1)
+    found = _reached(entry, computations, int(partitions.group(1)) if partitions else 1)
+    spread: dict[str, Collective] = {}  # of what is spread, where it starts: that runs least often
+    for one in sorted(found, key=lambda one: -one.runs):
+        spread[one.channel] = one
+    return [one for one in found if not one.channel or spread[one.channel] is one]
 
 
 def totals(collectives: Sequence[Collective]) -> dict[str, Total]:
@@ -136,6 +152,8 @@ def _reached(
         kind = line.op.removesuffix("-start")
         if kind == "ragged-all-to-all":
             kind = "all-to-all"
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"  # how the compiler for TPUs writes one down
         if kind in KINDS:
             found.append(_collective(kind, line, partitions))
         if line.op.startswith("async-") and line.op != "async-start":
@@ -164,20 +182,35 @@ def _branches(line: _Instruction) -> list[str]:
 def _rounds(line: _Instruction, computations: dict[str, list[_Instruction]]) -> tuple[int, bool]:
     """How often a loop runs, and whether that is known.
 
-    The compiler for CPUs and GPUs writes it down. Where it does not, the loop is taken to count up
-    from 0, as those of ``lax.scan`` do, to the only constant of its condition.
+    The compiler for CPUs and GPUs writes it down. That for TPUs does not: then the loop is taken to
+    count up from 0, as those of ``lax.scan`` do, to the constant of its condition, by the constant
+    that its body adds.
     """
     if noted := re.search(r'"?known_trip_count"?\s*:\s*\{\s*"?n"?\s*:\s*"?(\d+)', line.rest):
         return int(noted.group(1)), True
-    condition = re.search(r"\bcondition=%?([\w.\-]+)", line.rest)
-    lines = computations.get(condition.group(1) if condition else "", [])
-    counts_up = any(one.op == "compare" and "direction=LT" in one.rest for one in lines)
-    ends = [
-        int(value.group(1))
-        for one in lines
-        if one.op == "constant" and (value := re.match(r"(\d+)\)", one.rest))
-    ]
-    return (ends[0], True) if counts_up and len(ends) == 1 else (1, False)
+    called = dict(re.findall(r"\b(condition|body)=%?([\w.\-]+)", line.rest))
+    condition = {one.name: one for one in computations.get(called.get("condition", ""), [])}
+    compare = next((one for one in condition.values() if one.op == "compare"), None)
+    if compare is None or "direction=LT" not in compare.rest:
+        return 1, False
+    counter, end = (condition.get(name) for name in compare.operands()[:2])
+    place = re.search(r"\bindex=(\d+)", counter.rest) if counter else None
+    last = end.value() if end else None
+    if place is None or last is None:
+        return 1, False
+    step = _added(computations.get(called.get("body", ""), []), int(place.group(1)))
+    return (-(-last // step), True) if step else (1, False)
+
+
+def _added(body: list[_Instruction], place: int) -> int | None:
+    """The constant that a loop's body adds to one of its values; None if it does something else."""
+    lines = {one.name: one for one in body}
+    results = body[-1].operands() if body else []  # HLO ends with what a computation returns
+    result = lines.get(results[place]) if place < len(results) else None
+    if result is None or result.op != "add":
+        return None
+    terms = [lines[name].value() for name in result.operands() if name in lines]
+    return next((term for term in terms if term), None)
 
 
 def _collective(kind: str, line: _Instruction, partitions: int) -> Collective:
@@ -187,12 +220,15 @@ def _collective(kind: str, line: _Instruction, partitions: int) -> Collective:
     if line.op.endswith("-start") and kind in ("all-gather", "collective-permute"):
         # the result is (operands, results, ...), single or as tuples
         shapes = _split(shapes[1])
-    if kind == "reduce-scatter":
+    if line.op == "reduce-scatter":
         times = group_size  # of the result, which is a part of the operand
     arrays = [array for shape in shapes for array in _SHAPE.findall(shape)]
     payload = sum(_bytes(dtype, bits, dims) for dtype, bits, dims in arrays)
     names = tuple(f"{dtype}{bits}[{dims}]" for dtype, bits, dims in arrays)
-    return Collective(kind, names, times * payload, group_size)
+    channel = re.search(r"channel_id=(\d+).*async_collective_fusion_config", line.rest)
+    return Collective(
+        kind, names, times * payload, group_size, channel=channel.group(1) if channel else ""
+    )
 
 
 def _split(text: str) -> list[str]:
@@ -221,6 +257,10 @@ def _group_size(rest: str, partitions: int) -> int:
     """Chips in a replica group; of unequal groups the largest, without any all chips."""
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
         return int(iota.group(2))
+    if meshed := re.search(r"replica_groups=mesh\[(.*?)\] *\{(.*?)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", meshed.group(1)))
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", meshed.group(2))
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
     if listed := re.search(r"replica_groups=\{(\{.*?\})\}", rest):
         return max(group.count(",") + 1 for group in listed.group(1).split("},"))
     if pairs := re.search(r"source_target_pairs=\{(\{.*?\})\}", rest):

@@ -89,6 +89,21 @@ def parse(entry, others=""):
             1 / 2,
         ),
         (
+            "%r = f32[8]{0} all-reduce(%x), channel_id=1, "
+            "replica_groups=mesh['axis_0'=4,'axis_1'=2,'axis_2'=2] {'axis_0','axis_2'}, a=1",
+            "all-reduce",
+            32,
+            8,
+            7 / 4,
+        ),
+        (
+            "%r = f32[8]{0} all-reduce(%x), replica_groups=mesh['axis_0'=16] {'axis_0':(1)4}, a=1",
+            "all-reduce",
+            32,
+            4,
+            3 / 2,
+        ),
+        (
             "%r = f32[8]{0} collective-permute(%x), source_target_pairs={{0,1},{1,2},{2,0}}",
             "collective-permute",
             32,
@@ -119,7 +134,11 @@ def test_no_collectives_and_no_program():
 
 
 LOOPS = f"""%inner_body (p: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %one = s32[]{{:T(128)}} constant(1)
+  %i = s32[]{{:T(128)}} get-tuple-element(%p), index=0
+  %next = s32[]{{:T(128)}} add(%i, %one)
   %r = f32[8]{{0}} all-reduce(%g), {ALL}
+  ROOT %t = (s32[]{{:T(128)}}, f32[8]{{0}}) tuple(%next, %r)
 }}
 
 %inner_end (p: (s32[], f32[8])) -> pred[] {{
@@ -131,6 +150,10 @@ LOOPS = f"""%inner_body (p: (s32[], f32[8])) -> (s32[], f32[8]) {{
 %outer_body (p: (s32[], f32[8])) -> (s32[], f32[8]) {{
   %w = (s32[], f32[8]{{0}}) while(%p), condition=%inner_end, body=%inner_body
   %f = f32[8]{{0}} fusion(%g), kind=kCustom, calls=%inside
+  %two = s32[]{{:T(128)}} constant(2)
+  %i = s32[]{{:T(128)}} get-tuple-element(%p), index=0
+  %next = s32[]{{:T(128)}} add(%two, %i)
+  ROOT %t = (s32[]{{:T(128)}}, /*index=1*/f32[8]{{0}}) tuple(%next, /*index=1*/%f)
 }}
 
 %inside (p: f32[8]) -> f32[16] {{
@@ -153,7 +176,8 @@ def test_loops_multiply():
     assert list(total) == ["all-reduce", "all-gather"]
     assert total["all-reduce"] == collectives.Total(1, 15, 15 * 32.0, 15 * 60.0)
     assert total["all-gather"] == collectives.Total(1, 5, 5 * 64.0, 5 * 32.0)
-    assert {one.runs for one in parse(loop, LOOPS)} == {9, 3}
+    by_two = parse(loop, LOOPS)  # from 0 to 3: twice
+    assert {one.kind: one.runs for one in by_two} == {"all-reduce": 6, "all-gather": 2}
     unknown = parse(loop.replace("inner_end", "unknown_end"), LOOPS)
     assert {one.kind: one.runs for one in unknown} == {"all-reduce": 3, "all-gather": 1}
     assert not any(one.runs_known for one in unknown)
@@ -187,6 +211,39 @@ def test_asynchronous_calls_count_once():
 %u = ((f32[8]{0}), f32[2]{0}, u32[]{:S(2)}) async-update(%s), calls=%wrapped
 %d = f32[2]{0} async-done(%u), calls=%wrapped"""
     assert [one.payload for one in parse(lines, called)] == [32]
+
+
+def test_the_compiler_for_tpus_writes_reduce_scatter_as_a_fusion():
+    called = f"""%all-reduce-scatter.3 (p: f32[8]) -> f32[2] {{
+  %r = f32[8]{{0}} all-reduce(%p), {ALL}
+  ROOT %d = f32[2]{{0}} dynamic-slice(%r, %i), dynamic_slice_sizes={{2}}
+}}
+
+"""
+    line = "%f = f32[2]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3"
+    (one,) = parse(line, called)
+    assert (one.kind, one.payload, one.sent) == ("reduce-scatter", 32, 30)
+
+
+def test_what_is_spread_over_several_instructions_counts_once():
+    """Such a collective starts in one fusion, goes on in a loop, and ends in another fusion."""
+
+    def part(name, channel):
+        return f"""%{name} (p: f32[8]) -> f32[64] {{
+  %r = f32[64]{{0}} all-gather(%p), channel_id={channel}, replica_groups=[2,8]<=[16], \
+backend_config={{"async_collective_fusion_config":{{"flag_start":"2","flag_end":"8"}}}}
+}}
+
+"""
+
+    parts = part("start", 7) + part("step", 7) + part("end", 7) + part("other", 8)
+    body = "%body (p: f32[8]) -> f32[8] {\n  %f = f32[8]{0} fusion(%p), calls=%step\n}\n\n"
+    lines = """%s = f32[8]{0} fusion(%x), calls=%start
+%w = f32[8]{0} while(%s), body=%body, backend_config={"known_trip_count":{"n":"5"}}
+%e = f32[8]{0} fusion(%w), calls=%end
+%o = f32[8]{0} fusion(%x), calls=%other"""
+    found = parse(lines, parts + body)
+    assert [(one.payload, one.runs, one.channel) for one in found] == [(256, 1, "7"), (256, 1, "8")]
 
 
 def compiled(function, out):

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from diffsda_jax import chips, plan, runs, topology_plan
+from diffsda_jax import chips, collectives, plan, runs, sharding, topology_plan
 from diffsda_jax import config as configuration
 from diffsda_jax.chips import GIB
 
@@ -214,3 +215,32 @@ def test_the_payload_does_not_grow_with_the_slice():
     assert large.sent == pytest.approx(2 * 255 / 256 * (gradient + 4))
     assert large.needed == pytest.approx(small.needed, rel=0.02)
     assert large.flops == pytest.approx(small.flops, rel=0.01)
+
+
+@needs_libtpu
+def test_split_weights_are_gathered_and_their_gradients_scattered():
+    """Two weights over four groups of four chips; what TPUs multiply is sent in bfloat16."""
+    side, values = 2048, 2048 * 2048
+    mesh = sharding.make_mesh(chips.devices_of("v5e:4x4")[0], data=-1, fsdp=4)
+    params = {name: jax.ShapeDtypeStruct((side, side), jnp.float32) for name in "ab"}
+    lies = sharding.state_sharding(params, mesh)
+
+    def loss(params, x):
+        return jnp.mean((jax.nn.relu(x @ params["a"]) @ params["b"]) ** 2)
+
+    def step(params, x):
+        return jax.tree.map(lambda old, new: old - new, params, jax.grad(loss)(params, x))
+
+    jitted = jax.jit(step, in_shardings=(lies, sharding.batch_sharding(mesh)), out_shardings=lies)
+    lowered = jitted.lower(params, jax.ShapeDtypeStruct((16 * 1024, side), jnp.float32))
+    with topology_plan.nothing_cached():
+        total = collectives.totals(collectives.parse(lowered.compile().as_text()))
+    assert list(total) == ["all-reduce", "all-gather", "reduce-scatter"]
+    assert total["all-gather"].payload == 2 * values * 2
+    assert total["reduce-scatter"].payload == 2 * values * 4
+    assert total["all-reduce"].payload == 2 * values * 4 / 4  # of the parts, between groups
+    assert {kind: one.sent / one.payload for kind, one in total.items()} == {
+        "all-reduce": 1.5,
+        "all-gather": 0.75,
+        "reduce-scatter": 0.75,
+    }
