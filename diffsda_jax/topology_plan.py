@@ -261,12 +261,13 @@ def candidates(config: ConfigDict, step: Step) -> list[tuple[str, list[Any]]]:
     powers = [2**n for n in range(1, 20)]
     micro = config.train.get("accumulation_steps", 1)
     fsdp = step.mesh[sharding.FSDP_AXIS]
+    free = config.get("mesh", {}).get("data", -1) == -1  # else the mesh is as someone wants it
     known = {
-        "mesh.fsdp": [n for n in powers if n > fsdp and step.chips % n == 0],
+        "mesh.fsdp": [n for n in powers if n > fsdp and step.chips % n == 0 and free],
         "train.accumulation_steps": [n for n in powers if n > micro and per_chip % n == 0],
         "model.remat": [True] if not config.model.get("remat", False) else [],
         "model.precision": ["bfloat16"] if config.model.precision != "bfloat16" else [],
-        "train.batch_size": [step.batch_size // n for n in powers if per_chip % n == 0],
+        "train.batch_size": [step.batch_size // n for n in powers if per_chip % (n * micro) == 0],
     }
     return [(path, values) for path, values in known.items() if values and _has(config, path)]
 
@@ -327,6 +328,8 @@ def remedies(
         if any(found):
             break
         together[path] = values[-1]
+        if path == "train.batch_size":  # one clip a chip is not split further
+            together.pop("train.accumulation_steps", None)
         if len(together) > 1 and attempt(together):
             break
     if not any(line.startswith("fits") for line in lines):

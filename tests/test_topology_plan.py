@@ -136,13 +136,36 @@ def test_what_the_compiler_says_when_it_finds_no_room():
         assert topology_plan.needed_bytes(RuntimeError(said)) == pytest.approx(gib * GIB)
 
 
-def test_settings_that_do_not_exist_are_not_proposed():
-    paths = [path for path, _ in topology_plan.candidates(small_config(64), misfit())]
-    assert paths[-2:] == ["model.precision", "train.batch_size"]
-    config = small_config(4)
-    config.model.precision = "bfloat16"
-    few = dict(topology_plan.candidates(config, misfit(batch_size=4)))
-    assert "train.batch_size" not in few and "model.precision" not in few
+def test_which_settings_are_proposed():
+    """64 clips on 4 chips; of the state, half of 40 GiB, a quarter stays with fsdp=4."""
+    config = small_config(64)
+    with config.unlocked():
+        config.mesh = {"data": -1, "fsdp": 1, "rules": ()}
+        config.train.accumulation_steps = 1
+        config.model.remat = False
+    step = misfit(state=20 * 2**30)
+    assert topology_plan.candidates(config, step) == [
+        ("mesh.fsdp", [2, 4]),
+        ("train.accumulation_steps", [2, 4, 8, 16]),
+        ("model.remat", [True]),
+        ("model.precision", ["bfloat16"]),
+        ("train.batch_size", [32, 16, 8, 4]),
+    ]
+
+    def hopeful(path):
+        values = dict(topology_plan.candidates(config, step))[path]
+        chip = chips.CHIPS["v5e"]
+        return [v for v in values if topology_plan.promising(path, v, config, step, chip)]
+
+    assert hopeful("mesh.fsdp") == [] and hopeful("train.accumulation_steps") == [4, 8, 16]
+    step = misfit(state=24 * 2**30)
+    assert hopeful("mesh.fsdp") == [4]
+    config.mesh.data, config.train.accumulation_steps = 4, 4
+    config.model.remat, config.model.precision = True, "bfloat16"
+    assert topology_plan.candidates(config, step) == [
+        ("train.accumulation_steps", [8, 16]),
+        ("train.batch_size", [32, 16]),
+    ]
 
 
 @pytest.mark.parametrize("topology", ["h100:8", "v5e", "v5e:16", "v5e:4xx4", "cpu:0", "cpu:2x2"])
