@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from diffsda_jax import mode_defaults
+from diffsda_jax import mode_defaults, sharding
 from diffsda_jax.data.sources import SOURCES, make_source
 from diffsda_jax.data.sources.base import unknown_name_message
 from diffsda_jax.evals.network_options import network_defaults
@@ -59,6 +60,7 @@ def _training_defaults() -> dict[str, Any]:
         },
         "train": {
             "batch_size": 16,  # over all devices
+            "accumulation_steps": 1,  # parts of a batch, one after another: for less memory
             "num_steps": 10_000,
             "log_every_steps": 100,
             "checkpoint_every_steps": 1_000,
@@ -112,6 +114,7 @@ def default_config() -> ConfigDict:
         {
             "seed": 0,
             "source": {"name": "", "options": {}},
+            "mesh": mode_defaults.mesh_defaults(),
             "data": {
                 "length": 10,  # steps of a sequence
                 "length_mode": "crop",  # resample | crop | pad
@@ -343,6 +346,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "config") 
         elif before != after:
             found.append(f"{path}.{key} was {before!r} and is now {after!r}")
     return found
+
+
+def make_mesh(options: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh that section ``mesh`` of a config describes, over the given devices or all.
+
+    Raises:
+      ValueError: sizes that do not multiply to the number of devices.
+    """
+    return sharding.make_mesh(devices, data=options.data, fsdp=options.fsdp)
 
 
 def make_sources(config: ConfigDict) -> dict[str, Any]:

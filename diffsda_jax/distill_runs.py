@@ -17,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs, sharding, workdirs
 from diffsda_jax.data.pipeline import num_steps_per_epoch
@@ -127,7 +128,8 @@ def check_options(config: ConfigDict) -> SamplerSpec:
         if options[name] < least:
             raise ValueError(f"distill.{name} is {options[name]}; allowed: {least} or more.")
     distill_step.DistillOptions(**_loss_options(options))
-    sharding.check_batch_size(options.batch_size, sharding.make_mesh(), "distill.batch_size")
+    mesh = configuration.make_mesh(config.mesh)
+    sharding.check_batch_size(options.batch_size, mesh, "distill.batch_size")
     return few_steps(options.evaluations)
 
 
@@ -157,7 +159,7 @@ def make_training(
     experiment: Experiment, teacher: DiffSDA, spec: ModelSpec, mesh: Mesh
 ) -> tuple[StepFn, TrainState]:
     """The jitted step, and the state at step 0, which has the teacher's weights."""
-    options = experiment.config.distill
+    options, rules = experiment.config.distill, experiment.config.mesh.rules
     per_epoch = num_steps_per_epoch(experiment.sources["train"], options.batch_size)
     schedule = experiments.schedule_of(options, options.num_steps, per_epoch)
     transformation = distill_step.only_denoiser(
@@ -178,11 +180,12 @@ def make_training(
         transformation,
         teacher.variables,
         mesh=mesh,
+        rules=rules,
         schedule=schedule,
         ema_half_life_examples=options.ema_half_life_examples,
         batch_size=options.batch_size,
     )
-    return step_fn, create_state(teacher.variables, transformation, mesh)
+    return step_fn, create_state(teacher.variables, transformation, mesh, rules)
 
 
 def describe(experiment: Experiment, teacher: DiffSDA, mesh: Mesh) -> str:

@@ -293,20 +293,9 @@ def make_training(
         weight_decay=config.optimizer.weight_decay,
         clip_norm=config.optimizer.clip_norm,
     )
-    loss_fn = step.make_loss_fn(
-        make_model(spec),
-        distribution=config.noise.distribution,
-        p_mean=config.noise.p_mean,
-        p_std=config.noise.p_std,
-        sigma_min=spec.sigma_min,
-        sigma_max=spec.sigma_max,
-        sigma_data=spec.sigma_data,
-        weighting=config.loss.weighting,
-        noise_draws=config.loss.noise_draws,
-        dynamic_noise=config.loss.dynamic_noise,
-        encoder_noise=config.loss.encoder_noise,
-    )
-    loss_fn = on_frames(experiment, loss_fn)
+    levels = {name: getattr(spec, name) for name in ("sigma_min", "sigma_max", "sigma_data")}
+    options = {**config.noise, **config.loss, **levels}
+    loss_fn = on_frames(experiment, step.make_loss_fn(make_model(spec), **options))
     step_fn = step.make_train_step(
         loss_fn,
         transformation,
@@ -314,6 +303,9 @@ def make_training(
         ema_half_life_examples=config.optimizer.ema_half_life_examples,
         batch_size=config.train.batch_size,
         mesh=mesh,
+        rules=config.mesh.rules,
+        accumulation_steps=config.train.accumulation_steps,
+        draw_fn=_draw_on_frames(experiment, step.make_draw_fn(**options)),
     )
     return transformation, step_fn, loss_fn
 
@@ -328,6 +320,14 @@ def on_frames(experiment: Experiment, loss_fn: step.LossFn) -> step.LossFn:
         return loss_fn(params, constants, to_frames(batch), key)
 
     return loss
+
+
+def _draw_on_frames(experiment: Experiment, draw_fn: step.DrawFn) -> step.DrawFn:
+    """The draws for batches as the source gives them; only the shapes of frames are needed."""
+    if experiment.front_end is None:
+        return draw_fn
+    to_frames = frames_of_batch(experiment.front_end, experiment.normalizer)
+    return lambda batch, key: draw_fn(jax.eval_shape(to_frames, batch), key)
 
 
 def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.ndarray]:
@@ -376,7 +376,7 @@ def initial_state(
     else:
         key = stream(jax.random.key(config.seed), "init")
         variables = init_variables(experiment.spec, key)
-    return create_state(variables, transformation, mesh)
+    return create_state(variables, transformation, mesh, config.mesh.rules)
 
 
 def describe(experiment: Experiment, mesh: Mesh) -> str:

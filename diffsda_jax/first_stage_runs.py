@@ -63,6 +63,12 @@ def run_first_stage(
     """
     experiment = experiments.build(config, sources)
     check_frames(experiment)
+    if config.train.accumulation_steps != 1:
+        raise ValueError(
+            f"config.train.accumulation_steps is {config.train.accumulation_steps}, but "
+            "--mode=first_stage works on a batch at once; set it to 1 and lower train.batch_size "
+            "or data.length where memory is short."
+        )
     losses = make_loss(experiment)
 
     def prepare(place: Path, mesh: Mesh, fresh: bool) -> workdirs.Training:
@@ -213,6 +219,7 @@ def make_training(
         ema_half_life_examples=config.optimizer.ema_half_life_examples,
         batch_size=config.train.batch_size,
         mesh=mesh,
+        rules=config.mesh.rules,
     )
     state = first_stage_step.create_first_stage_state(
         start.variables,
@@ -221,6 +228,7 @@ def make_training(
         image_shape=experiment.element.shape,
         key=stream(jax.random.key(config.seed), "discriminator"),
         mesh=mesh,
+        rules=config.mesh.rules,
     )
     return step_fn, state
 

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from tqdm.auto import tqdm
 
 from diffsda_jax import config as configuration
-from diffsda_jax import sharding, workdirs
+from diffsda_jax import workdirs
 from diffsda_jax.data.records import ClipEntry, LatentIndex, LatentWriter
 from diffsda_jax.data.sources import SOURCES, BrokenItemError, Source
 from diffsda_jax.data.sources.base import hash_of
@@ -92,7 +92,7 @@ def run_latents(config: ConfigDict, workdir: str | os.PathLike) -> LatentsResult
     folder = workdirs.open_workdir(config.latents.folder or workdir / FOLDER)
     encoder = FrameEncoder(
         first_stage,
-        sharding.make_mesh(),
+        configuration.make_mesh(config.mesh),
         config.latents.batch_frames,
         config.first_stage.chunk_frames,
     )

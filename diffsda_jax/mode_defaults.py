@@ -1,8 +1,19 @@
-"""Defaults of the sections of a config that only one mode reads."""
+"""Defaults of the sections of a config that only one mode reads, and of the mesh."""
 
 from typing import Any
 
 from diffsda_jax.prior_spec import PriorSpec
+
+
+def mesh_defaults() -> dict[str, Any]:
+    """Of the devices, see `sharding.make_mesh` and `sharding.state_sharding`."""
+    return {
+        "data": -1,  # groups of devices that each hold the whole state; -1 = the rest
+        "fsdp": 1,  # devices that share the state between them; -1 = the rest
+        # (regular expression of a path, spec), the first that matches: "largest" splits the largest
+        # axis, (None, "fsdp") the second, () none. Without one, large arrays are split.
+        "rules": (),
+    }
 
 
 def first_stage_training_defaults() -> dict[str, Any]:

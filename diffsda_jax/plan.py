@@ -46,7 +46,7 @@ def make_plan(config: ConfigDict) -> str:
       ValueError, FileNotFoundError: as ``experiment.build``.
     """
     experiment, data = prepare(config)
-    mesh = mesh_of(config)
+    mesh = configuration.make_mesh(config.mesh)
     sharding.check_batch_size(config.train.batch_size, mesh)
     facts = work_facts(experiment) | step_facts(experiment, mesh)
     return format_sections(overview(experiment, data) | {"one training step": format_facts(facts)})
@@ -82,12 +82,6 @@ def overview(experiment: experiments.Experiment, data: str) -> dict[str, str]:
 def format_sections(sections: dict[str, str]) -> str:
     """A heading and a text for each."""
     return "\n\n".join(f"== {name}\n{text}" for name, text in sections.items())
-
-
-def mesh_of(config: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of section ``mesh`` over the given devices, or over all there are."""
-    options = config.get("mesh", {})
-    return sharding.make_mesh(devices, options.get("data", -1), options.get("fsdp", 1))
 
 
 def describe_data(experiment: experiments.Experiment) -> str:
@@ -205,7 +199,7 @@ def traced_step(experiment: experiments.Experiment, mesh: Mesh) -> tuple[TrainSt
         lambda variables: create_state(variables, transformation),
         variable_shapes(experiment.spec),
     )
-    rules = experiment.config.get("mesh", {}).get("rules", ())
+    rules = experiment.config.mesh.rules
     key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment)
     return state, step_fn.trace(
         place(state, sharding.state_sharding(state, mesh, rules)),

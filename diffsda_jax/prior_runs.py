@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import prior, prior_api, runs, sharding, workdirs
 from diffsda_jax.data.factor_cache import FactorCache, FactorWriter, check_facts
@@ -121,7 +122,7 @@ def _check_options(config: ConfigDict) -> tuple[PriorSpec, SamplerSpec]:
             "model.static_per_step is True, but a prior samples one static factor for a sequence; "
             "train the sequence model with --config.model.static_per_step=False for one."
         )
-    mesh = sharding.make_mesh()
+    mesh = configuration.make_mesh(config.mesh)
     for name in ("encode_batch_size", "batch_size"):
         sharding.check_batch_size(options[name], mesh, f"prior.{name}")
     sampler = SamplerSpec(options.solver, options.sample_steps)
@@ -169,9 +170,10 @@ def make_training(
         ema_half_life_examples=options.ema_half_life_examples,
         batch_size=options.batch_size,
         mesh=mesh,
+        rules=config.mesh.rules,
     )
     variables = prior.init_variables(spec, stream(jax.random.key(config.seed), "prior"))
-    return step_fn, create_state(variables, transformation, mesh)
+    return step_fn, create_state(variables, transformation, mesh, config.mesh.rules)
 
 
 def make_iterator(config: ConfigDict, cache: FactorCache) -> Any:
@@ -285,7 +287,8 @@ def encode(
     Yields:
       The number of a shard, and its ``static``, ``dynamic`` and ``length``.
     """
-    mesh, config = sharding.make_mesh(), experiment.config
+    config = experiment.config
+    mesh = configuration.make_mesh(config.mesh)
     size = config.prior.encode_batch_size
     placed = DiffSDA(model.spec, jax.device_put(model.variables, sharding.replicated(mesh)))
     empty = {

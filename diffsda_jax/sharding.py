@@ -152,6 +152,59 @@ def _check_fit(
         )
 
 
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts arrays, the same on every process, where they belong.
+
+    Args:
+      tree: host arrays or arrays on devices.
+      shardings: of ``state_sharding``, or one for all.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def put(leaf: Any, where: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, where)
+        host = np.asarray(leaf)  # device_put would compare all values of all processes
+        return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def gather(tree: Any, mesh: Mesh, rules: Sequence[Rule] = ()) -> Any:
+    """Fetches weights whole to every device inside a compiled step; their gradient stays split.
+
+    The work on them is then the same as if they had never been split. Left to the compiler, it
+    might split the work otherwise than the batch.
+
+    Args:
+      tree: under ``state_sharding``.
+      mesh: of ``make_mesh``.
+      rules: see ``state_sharding``.
+    """
+    if not splits_state(mesh, rules):
+        return tree
+    constrain = jax.lax.with_sharding_constraint
+
+    @jax.custom_vjp
+    def fetch(tree: Any) -> Any:
+        return constrain(tree, replicated(mesh))
+
+    def back(_: None, gradient: Any) -> tuple[Any]:
+        where = state_sharding({"params": gradient}, mesh, rules)  # rules see paths of the state
+        return (constrain(gradient, where["params"]),)
+
+    fetch.defvjp(lambda tree: (fetch(tree), None), back)
+    return fetch(tree)
+
+
+def splits_state(mesh: Mesh, rules: Sequence[Rule] = ()) -> bool:
+    """Whether some array of a state may be split; otherwise all are whole everywhere."""
+    return mesh.shape[FSDP_AXIS] > 1 or bool(rules)
+
+
 def check_batch_size(
     batch_size: int, mesh: Mesh, option: str = "batch_size", accumulation_steps: int = 1
 ) -> None:

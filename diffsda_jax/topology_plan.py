@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffsda_jax import chips, collectives, plan, sharding
+from diffsda_jax import config as configuration
 from diffsda_jax.chips import GIB, Chip
 from diffsda_jax.experiment import Experiment
 
@@ -85,7 +86,7 @@ def make_plan(config: ConfigDict, topology: str) -> str:
     jax.config.update("jax_platforms", "cpu")  # nothing runs, so no other device is touched
     devices, chip = chips.devices_of(topology)
     experiment, data = plan.prepare(config)
-    step = compile_step(experiment, plan.mesh_of(config, devices), chip)
+    step = compile_step(experiment, configuration.make_mesh(config.mesh, devices), chip)
     facts = step_facts(step, chip) | traffic_facts(step)
     if step.fits and chip is not None:
         facts |= estimate_facts(step, chip, config.train.num_steps)
@@ -106,7 +107,7 @@ def compile_step(experiment: Experiment, mesh: Mesh, chip: Chip | None) -> Step:
       ValueError: the batch cannot be split over the devices.
     """
     config, count = experiment.config, mesh.devices.size
-    steps = config.train.get("accumulation_steps", 1)
+    steps = config.train.accumulation_steps
     batch_size = config.train.batch_size
     sharding.check_batch_size(batch_size, mesh, accumulation_steps=steps)
     state, traced = plan.traced_step(experiment, mesh)
@@ -247,7 +248,9 @@ def estimate_facts(step: Step, chip: Chip, num_steps: int) -> dict[str, str]:
 
 def _compile_changed(config: ConfigDict, devices: Sequence[Any], chip: Chip | None) -> Step:
     """The step of another config."""
-    return compile_step(plan.prepare(config)[0], plan.mesh_of(config, devices), chip)
+    return compile_step(
+        plan.prepare(config)[0], configuration.make_mesh(config.mesh, devices), chip
+    )
 
 
 def candidates(config: ConfigDict, step: Step) -> list[tuple[str, list[Any]]]:
@@ -259,9 +262,9 @@ def candidates(config: ConfigDict, step: Step) -> list[tuple[str, list[Any]]]:
     """
     per_chip = step.batch_size // step.chips
     powers = [2**n for n in range(1, 20)]
-    micro = config.train.get("accumulation_steps", 1)
+    micro = config.train.accumulation_steps
     fsdp = step.mesh[sharding.FSDP_AXIS]
-    free = config.get("mesh", {}).get("data", -1) == -1  # else the mesh is as someone wants it
+    free = config.mesh.data == -1  # else the mesh is as someone wants it
     known = {
         "mesh.fsdp": [n for n in powers if n > fsdp and step.chips % n == 0 and free],
         "train.accumulation_steps": [n for n in powers if n > micro and per_chip % n == 0],

@@ -29,7 +29,8 @@ _SHARED_TRAIN_OPTIONS = ("log_every_steps", "checkpoint_every_steps", "keep_chec
 FreeOptions = Mapping[str, Sequence[str] | None]
 # What may change between two starts in one workdir: how long, how often, where, what is measured.
 FREE_OPTIONS: FreeOptions = {
-    "eval": None,  # all of it
+    "mesh": None,  # all of it
+    "eval": None,
     "first_stage": None,
     "latents": None,
     "prior": None,
@@ -37,6 +38,7 @@ FREE_OPTIONS: FreeOptions = {
     "sampling": None,
     "distill": None,
     "train": (
+        "accumulation_steps",
         "num_steps",
         "log_every_steps",
         "checkpoint_every_steps",
@@ -54,6 +56,7 @@ class Purpose(NamedTuple):
 
     Attributes:
       config: the config as JSON values.
+      mesh: section of the config: how the devices that it is done on are used.
       data: fingerprint of what is learnt from.
       train: how long, how often: options as in the config's section ``train``.
       seed: of the training's random choices.
@@ -65,6 +68,7 @@ class Purpose(NamedTuple):
     """
 
     config: dict[str, Any]
+    mesh: ConfigDict
     data: str
     train: ConfigDict
     seed: int
@@ -85,6 +89,7 @@ def purpose_of(experiment: Experiment, init_option: str = "train.init_from") -> 
     meta = experiment.meta()
     return Purpose(
         config=meta["config"],
+        mesh=experiment.config.mesh,
         data=meta["source"]["fingerprint"],
         train=experiment.config.train,
         seed=experiment.config.seed,
@@ -122,6 +127,7 @@ def purpose_of_section(
     config = experiment.config
     return Purpose(
         config=experiment.meta()["config"],
+        mesh=config.mesh,
         data=data,
         train=ConfigDict(
             {name: config.train[name] for name in _SHARED_TRAIN_OPTIONS}
@@ -244,7 +250,7 @@ def train_in(
     Returns:
       How it ended.
     """
-    train, mesh = purpose.train, sharding.make_mesh()
+    train, mesh = purpose.train, configuration.make_mesh(purpose.mesh)
     sharding.check_batch_size(train.batch_size, mesh, f"{purpose.section}.batch_size")
     workdir = open_workdir(workdir)
     with contextlib.ExitStack() as stack:

@@ -271,3 +271,15 @@ def test_a_length_that_the_front_end_does_not_give_is_refused(experiment):
     config.data.length = 5
     with pytest.raises(ValueError, match="743 samples give 4 frames .* --config.data.length=4"):
         experiments.build(config, experiment.sources)
+
+
+def test_micro_batches_of_waveforms_are_given_draws_for_their_frames(experiment):
+    config = experiment.config.copy_and_resolve_references()
+    config.train.accumulation_steps = 2
+    experiment = dataclasses.replace(experiment, config=config)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    transformation, step_fn, _ = experiments.make_training(experiment, mesh)
+    state = experiments.initial_state(experiment, transformation, mesh)
+    batch = {"x": jnp.zeros((8, SAMPLES)), "length": jnp.full(8, SAMPLES, jnp.int32)}
+    _, metrics = step_fn.trace(state, batch, jax.random.key(0)).out_info
+    assert metrics["loss"].shape == ()

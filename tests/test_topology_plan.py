@@ -32,7 +32,9 @@ def compile_for(topology, config):
     experiment = plan.prepare(config)[0]
     shapes = topology_plan.plan.variable_shapes(experiment.spec)["params"]
     gradient = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
-    return topology_plan.compile_step(experiment, plan.mesh_of(config, devices), chip), gradient
+    return topology_plan.compile_step(
+        experiment, configuration.make_mesh(config.mesh, devices), chip
+    ), gradient
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """From a source to batches with Grain: shuffled, repeated, sharded by process, resumable.
 
-The order is `shuffle, repeat, map, [process::count], batch`. Every epoch is shuffled anew. Because
-repetition comes before batching, a batch may join the end of an epoch to the start of the next:
-no element is lost, and a data set smaller than a batch works too. Of a source that reads whole
-batches the map only draws the randomness of each element, and the batch is read after batching:
-the same elements, without Grain's and numpy's costs for each of them.
+The order is `shuffle, repeat, map, share, batch`. Every epoch is shuffled anew. Because repetition
+comes before batching, a batch may join the end of an epoch to the start of the next: no element is
+lost, and a data set smaller than a batch works too. Of a source that reads whole batches the map
+only draws the randomness of each element, and the batch is read after batching: the same elements,
+without Grain's and numpy's costs for each of them.
 """
 
 import functools
@@ -168,8 +168,8 @@ def _batch_or_next(source: BatchedSource, normalizer: Normalizer) -> Callable[..
 
 def _global_order(
     count: int, batch_size: int, seed: int, process_index: int, process_count: int
-) -> tuple[Any, slice, int]:
-    """The endless order of all elements, which of it are this process's, and its batch size.
+) -> tuple[Any, Callable[[Any], Any], int]:
+    """The endless order of all elements, what takes this process's share of it, its batch size.
 
     Raises:
         ValueError: see `make_train_dataset`.
@@ -187,7 +187,20 @@ def _global_order(
         raise ValueError(f"seed={seed} of the data: use 0 to {_SEED_LIMIT - 1}")
     # As good as endless; Grain's own endless length overflows with batches of one.
     order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(_MOST_ELEMENTS // count)
-    return order, slice(process_index, None, process_count), batch_size // process_count
+    size = batch_size // process_count
+
+    def share(elements: Any) -> Any:
+        """This process's rows of every batch, which together are the batch of a single process."""
+        if process_count == 1:
+            return elements
+
+        def element(number: int) -> Any:
+            batch, row = divmod(number, size)
+            return elements[batch * batch_size + process_index * size + row]
+
+        return grain.MapDataset.range(len(elements) // batch_size * size).map(element)
+
+    return order, share, size
 
 
 def _iterate(dataset: Any, num_threads: int, prefetch_batches: int) -> Any:
@@ -230,7 +243,7 @@ def make_array_iterator(
         ValueError: see `make_train_dataset`.
     """
     order, share, size = _global_order(count, batch_size, seed, process_index, process_count)
-    batches = order[share].batch(size, batch_fn=list).map(lambda chosen: read(np.array(chosen)))
+    batches = share(order).batch(size, batch_fn=list).map(lambda chosen: read(np.array(chosen)))
     return _iterate(batches, num_threads, prefetch_batches)
 
 
@@ -247,8 +260,8 @@ def make_train_dataset(
 ) -> Any:
     """Makes the infinite data set of this process's batches, with random access by step.
 
-    Process i of n gets the elements i, i+n, i+2n, ... of one global order, so the shares are
-    disjoint, cover everything, and make up the batches that a single process would see.
+    Process i of n gets the i-th of n equal parts of every batch that a single process would see,
+    so the shares are disjoint, cover everything, and a run may go on with more or fewer processes.
 
     Args:
         source: the training split.
@@ -271,11 +284,11 @@ def make_train_dataset(
     _check_crop(source, length, length_mode)
     order, share, size = _global_order(len(source), batch_size, seed, process_index, process_count)
     if isinstance(source, BatchedSource) and (source.lengths() == length).all():
-        drawn = order.random_map(_draw)[share].batch(size, batch_fn=list)
+        drawn = share(order.random_map(_draw)).batch(size, batch_fn=list)
         return drawn.map(_batch_or_next(source, normalizer))
     options = {"length": length, "length_mode": length_mode, "normalizer": normalizer}
     make = functools.partial(make_element, **options, random=True)
-    return order.random_map(_or_next(make, source))[share].batch(size)
+    return share(order.random_map(_or_next(make, source))).batch(size)
 
 
 def make_train_iterator(

@@ -1,6 +1,7 @@
 """Distillation of the denoiser into a consistency function: its loss, and its training step."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from diffsda_jax.diffusion import edm, multistep, schedules
 from diffsda_jax.factors import Factors
 from diffsda_jax.rngs import stream
 from diffsda_jax.train.state import TrainState
-from diffsda_jax.train.step import LossFn, Metrics, StepFn, make_train_step
+from diffsda_jax.train.step import LossFn, Metrics, StepFn, jit_step, make_train_step
 
 TRAINED = "denoiser"  # the part of the parameters that learns; the rest is the teacher's
 
@@ -181,6 +182,7 @@ def make_distill_step(
     teacher: Any,
     *,
     mesh: Mesh,
+    rules: Sequence[sharding.Rule] = (),
     **options: Any,
 ) -> StepFn:
     """Builds the jitted step of a student whose checkpoints do not hold its teacher.
@@ -190,6 +192,7 @@ def make_distill_step(
       optimizer: of ``only_denoiser``.
       teacher: variables of the teacher.
       mesh: as in ``step.make_train_step``.
+      rules: as there; they hold for the teacher, too.
       **options: the others of ``step.make_train_step``.
 
     Returns:
@@ -199,8 +202,7 @@ def make_distill_step(
     Raises:
       ValueError: as ``step.make_train_step``.
     """
-    inner = make_train_step(loss_fn, optimizer, mesh=mesh, **options)
-    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    inner = make_train_step(loss_fn, optimizer, mesh=mesh, rules=rules, **options)
 
     def with_teacher(
         state: TrainState, batch: dict[str, Array], root_key: Array, taught: Any
@@ -209,11 +211,4 @@ def make_distill_step(
         after, metrics = inner(seen, batch, root_key)
         return after.replace(constants=state.constants), metrics
 
-    compiled = jax.jit(
-        with_teacher,
-        in_shardings=(whole, split, whole, whole),
-        out_shardings=(whole, whole),
-        donate_argnums=0,
-    )
-    taught = jax.device_put(teacher, whole)
-    return lambda state, batch, root_key: compiled(state, batch, root_key, taught)
+    return jit_step(with_teacher, mesh, rules, fixed=(teacher,))

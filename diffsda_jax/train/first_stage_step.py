@@ -7,7 +7,8 @@ References:
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,10 +24,11 @@ from diffsda_jax.first_stage.nets import make_model
 from diffsda_jax.first_stage.spec import FirstStageSpec
 from diffsda_jax.nets.layers import fold_sequence
 from diffsda_jax.rngs import stream
-from diffsda_jax.train.state import TrainState, create_state
+from diffsda_jax.train.state import TrainState, create_state, place_state
 from diffsda_jax.train.step import Metrics, StepFn, ema_decay, jit_step
 
 Perceptual = Callable[[Array, Array], Array]
+Fetch = Callable[[Any], Any]  # of weights that are split over devices, whole to each of them
 _GENERATOR, _DISCRIMINATOR = "generator", "discriminator"  # items of ``TrainState.opt_state``
 _SMALLEST_NORM = 1e-6  # added to the norm that the adaptive weight divides by
 _LARGEST_WEIGHT = 1e4
@@ -213,6 +215,7 @@ def create_first_stage_state(
     image_shape: tuple[int, int, int],
     key: Array,
     mesh: Mesh,
+    rules: Sequence[sharding.Rule] = (),
 ) -> TrainState:
     """State at step 0.
 
@@ -225,7 +228,8 @@ def create_first_stage_state(
       adversary: None = no discriminator.
       image_shape: (H, W, C) of a frame.
       key: draws the discriminator's weights.
-      mesh: where the state lives, whole on every device.
+      mesh: where the state lives.
+      rules: which arrays are split how, see ``sharding.state_sharding``.
     """
     state = create_state(variables, optimizer)
     opt_state = {_GENERATOR: state.opt_state}
@@ -236,10 +240,10 @@ def create_first_stage_state(
             "params": weights,
             "opt_state": adversary.optimizer.init(weights),
         }
-    return jax.device_put(state.replace(opt_state=opt_state), sharding.replicated(mesh))
+    return place_state(state.replace(opt_state=opt_state), mesh, rules)
 
 
-def make_contest(adversary: Adversary) -> Callable[..., Any]:
+def make_contest(adversary: Adversary, fetch: Fetch) -> Callable[..., Any]:
     """Builds what a discriminator adds to a step.
 
     Returns:
@@ -250,7 +254,9 @@ def make_contest(adversary: Adversary) -> Callable[..., Any]:
       ``decoded`` and ``metrics["adversarial"]`` that loss. Before ``start_step`` pull and metrics
       are 0, and nothing is trained.
     """
-    score = adversary.model.apply
+
+    def score(params: Any, images: Array) -> Array:
+        return adversary.model.apply(fetch(params), images)
 
     def contest(
         step: Array,
@@ -286,7 +292,10 @@ def make_contest(adversary: Adversary) -> Callable[..., Any]:
 
 
 def make_gradient(
-    spec: FirstStageSpec, loss: FirstStageLoss, adversary: Adversary | None
+    spec: FirstStageSpec,
+    loss: FirstStageLoss,
+    adversary: Adversary | None,
+    fetch: Fetch = lambda params: params,
 ) -> Callable[..., Any]:
     """Builds ``gradient(state, images, key) -> (grads, discriminator, metrics)``.
 
@@ -294,12 +303,12 @@ def make_gradient(
     without an adversary); ``metrics`` has ``loss`` and its parts.
     """
     forward = make_forward(spec, loss)
-    contest = adversary and make_contest(adversary)
+    contest = adversary and make_contest(adversary, fetch)
     errors = jax.value_and_grad(reconstruction_loss, has_aux=True)
 
     def gradient(state: TrainState, images: Array, key: Array) -> tuple[Any, Any, Metrics]:
         (decoded, latent_loss), pull_back, metrics = jax.vjp(
-            lambda params: forward(params, images, key), state.params, has_aux=True
+            lambda params: forward(fetch(params), images, key), state.params, has_aux=True
         )
         (error, parts), towards = errors(decoded, images, loss)
         metrics |= {"loss": error + latent_loss} | parts
@@ -333,6 +342,7 @@ def make_first_stage_step(
     ema_half_life_examples: float,
     batch_size: int,
     mesh: Mesh,
+    rules: Sequence[sharding.Rule] = (),
 ) -> StepFn:
     """Builds the jitted step of the autoencoder and, if there is one, of its discriminator.
 
@@ -345,6 +355,7 @@ def make_first_stage_step(
       ema_half_life_examples: see ``train.step.ema_decay``; an example is a window of V frames.
       batch_size: windows B in a batch; a step sees B V frames.
       mesh: of ``sharding.make_mesh``.
+      rules: which arrays of the state are split how, see ``sharding.state_sharding``.
 
     Returns:
       As ``train.step.make_train_step``; the batch has ``x`` ``[B, V, H, W, C]`` in [-1, 1], and
@@ -355,7 +366,8 @@ def make_first_stage_step(
     """
     sharding.check_batch_size(batch_size, mesh)
     ema_decay(0, ema_half_life_examples, batch_size)
-    gradient = make_gradient(spec, loss, adversary)
+    fetch = functools.partial(sharding.gather, mesh=mesh, rules=rules)
+    gradient = make_gradient(spec, loss, adversary, fetch)
 
     def train_step(
         state: TrainState, batch: dict[str, Array], root_key: Array
@@ -376,4 +388,4 @@ def make_first_stage_step(
             step=state.step + 1, params=params, ema=ema, opt_state=opt_state
         ), metrics
 
-    return jit_step(train_step, mesh)
+    return jit_step(train_step, mesh, rules)

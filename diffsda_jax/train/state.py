@@ -1,6 +1,6 @@
 """What a training run carries from step to step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -16,7 +16,7 @@ WEIGHTS = {"ema": "ema", "raw": "params"}  # which weights: where the state hold
 
 @flax.struct.dataclass
 class TrainState:
-    """State of training; a pytree, the same on every device.
+    """State of training; a pytree, on the devices as ``sharding.state_sharding`` says.
 
     Attributes:
       step: number of optimiser steps done, int32 scalar.
@@ -34,7 +34,9 @@ class TrainState:
 
 
 def variables_of(state: TrainState, weights: str) -> dict[str, Any]:
-    """A model's variables on this process's first device, for an evaluation.
+    """A model's variables, whole on this process's first device, for an evaluation.
+
+    Of a state that is split over several processes, give what ``distributed.fetch`` made of it.
 
     Args:
       state: of training.
@@ -48,6 +50,7 @@ def create_state(
     variables: Mapping[str, Any],
     optimizer: optax.GradientTransformation,
     mesh: Mesh | None = None,
+    rules: Sequence[sharding.Rule] = (),
 ) -> TrainState:
     """State at step 0: the average starts as a copy of the parameters.
 
@@ -56,7 +59,8 @@ def create_state(
     Args:
       variables: the model's variables, ``params`` and (optionally) ``constants``.
       optimizer: of ``make_optimizer``.
-      mesh: where the state lives, whole on every device; None = the default device.
+      mesh: where the state lives; None = the default device.
+      rules: which arrays are split how, see ``sharding.state_sharding``.
 
     Returns:
       A new state.
@@ -75,6 +79,8 @@ def create_state(
         return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
     params = copy(variables["params"])
+    if mesh is not None:  # before there are four times as many arrays
+        params = place_state({"params": params}, mesh, rules)["params"]
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -82,4 +88,9 @@ def create_state(
         opt_state=optimizer.init(params),
         constants=copy(dict(variables.get("constants", {}))),
     )
-    return state if mesh is None else jax.device_put(state, sharding.replicated(mesh))
+    return state if mesh is None else place_state(state, mesh, rules)
+
+
+def place_state(state: Any, mesh: Mesh, rules: Sequence[sharding.Rule] = ()) -> Any:
+    """Puts a state, or a part under its name, where ``sharding.state_sharding`` says."""
+    return sharding.place(state, sharding.state_sharding(state, mesh, rules))

@@ -56,7 +56,7 @@ def test_stopping_and_going_on_gives_the_same_bits(tmp_path):
         assert (run.meta["step"] if run.meta else 0) == {4: 0, 7: 4, 12: 7}[until]
     assert_trees_equal(copy(parts.state), copy(once.state))
     assert run.meta["data_state"] == {"next_index": 7}
-    assert run.step_fn._cache_size() == 1  # restored arrays lie as new ones do
+    assert run.step_fn.num_programs() == 1  # restored arrays lie as new ones do
 
 
 def test_data_position_is_that_of_the_batches_used():

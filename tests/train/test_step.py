@@ -147,7 +147,7 @@ def test_step_compiles_once_and_gives_its_state_away():
     first = run.state
     for index in range(3):
         run.state, _ = run.step_fn(run.state, device_batch(run, index), jax.random.key(0))
-    assert run.step_fn._cache_size() == 1
+    assert run.step_fn.num_programs() == 1
     assert int(run.state.step) == 3
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first.params))
 
