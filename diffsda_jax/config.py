@@ -43,6 +43,8 @@ def _model_defaults() -> dict[str, Any]:
         "sigma_min": 0.002,
         "sigma_max": 80.0,
         "precision": "float32",  # of large products: float32 | bfloat16
+        "lstm_backend": "scan",  # scan | cudnn (on one NVIDIA GPU)
+        "remat": False,  # gradients compute blocks again: less memory, more work
         "rho": 7.0,
     }
 
