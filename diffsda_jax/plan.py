@@ -4,7 +4,6 @@ import inspect
 import json
 import math
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 import jax
