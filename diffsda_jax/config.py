@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from diffsda_jax import mode_defaults, sharding
+from diffsda_jax import mode_defaults
 from diffsda_jax.data.sources import SOURCES, make_source
 from diffsda_jax.data.sources.base import unknown_name_message
 from diffsda_jax.evals.network_options import network_defaults
@@ -350,12 +349,14 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "config") 
     return found
 
 
-def make_mesh(options: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh that section ``mesh`` of a config describes, over the given devices or all.
+def make_mesh(options: ConfigDict, devices: Sequence[Any] | None = None) -> Any:
+    """The ``Mesh`` that section ``mesh`` of a config describes, over the given devices or all.
 
     Raises:
       ValueError: sizes that do not multiply to the number of devices.
     """
+    from diffsda_jax import sharding  # not above: --help and mistakes answer without loading jax
+
     return sharding.make_mesh(devices, data=options.data, fsdp=options.fsdp)
 
 
