@@ -8,7 +8,7 @@ import pytest
 from diffsda_jax import config as configuration
 from diffsda_jax import runs
 
-# The same networks and parts of the evaluation again: as vox256, mug64, video_folder, digits, vowels.
+# The same networks again: as of vox256, mug64, video_folder, digits and japanese_vowels.
 SLOW_CONFIGS = ["configs/celebv256.py", "configs/taichi64.py", "configs/video_folder.py:latents"]
 SLOW_CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
 CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
