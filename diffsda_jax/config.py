@@ -13,10 +13,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from diffsda_jax import mode_defaults, sharding
+from diffsda_jax import distributed, mode_defaults, sharding
 from diffsda_jax.data.sources import SOURCES, make_source
-from diffsda_jax.data.sources.base import unknown_name_message
+from diffsda_jax.data.sources.base import SPLITS, unknown_name_message
 from diffsda_jax.evals.network_options import network_defaults
+
+PLACES = {  # options that say where data lie, and how they are read, not what they are
+    "data": ("num_threads", "prefetch_batches", "cache_dir"),
+    "source.options": ("root", "path", "cache_dir", "data_dir"),
+}
 
 
 def _model_defaults() -> dict[str, Any]:
@@ -366,4 +371,16 @@ def make_sources(config: ConfigDict) -> dict[str, Any]:
       ValueError, FileNotFoundError: see the sources.
     """
     options = {k: v for k, v in config.source.options.to_dict().items() if v is not None}
-    return {split: make_source(config.source.name, split, **options) for split in ("train", "test")}
+    return distributed.together(
+        lambda: {split: make_source(config.source.name, split, **options) for split in SPLITS}
+    )
+
+
+def same_everywhere(config: ConfigDict) -> dict[str, Any]:
+    """What of a config must be the same on all processes: all but where their data lie."""
+    values = to_json(config)
+    for section, names in PLACES.items():
+        options = values["source"]["options"] if section == "source.options" else values[section]
+        for name in names:
+            options.pop(name, None)
+    return values

@@ -1,6 +1,7 @@
 """Command line: ``python -m diffsda_jax.main --config=configs/X.py --workdir=DIR``."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -57,6 +58,16 @@ TOPOLOGY = flags.DEFINE_string(
     None,
     "For --mode=plan: chips that need not be there, such as v5e:16x16 (needs libtpu) or cpu:8. The "
     "training step is compiled for them: memory, traffic between chips, and the least time.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "Of several processes: host:port of process 0. On TPU pods, under Slurm, Open MPI and in "
+    "indexed jobs of Kubernetes it is found out, and so are the two others.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of several processes: how many.")
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Of several processes: which this is, from 0."
 )
 
 
@@ -152,12 +163,59 @@ def main(argv: Sequence[str]) -> None:
     if MODE.value != "plan" and TOPOLOGY.value is not None:
         fail(f"--topology is for --mode=plan; --mode={MODE.value} runs on the chips that are here.")
     use_compilation_cache()
+    from diffsda_jax import distributed
     from diffsda_jax.train.console import setup_console
-    from diffsda_jax.train.loop import NonFiniteLossError
+    from diffsda_jax.train.interrupt import EXIT_INTERRUPTED
 
     setup_console()
+    if TOPOLOGY.value is not None:  # makes its own devices, so JAX must not have started
+        run_reporting(MODE.value, CONFIG.value, WORKDIR.value)
+        return
     try:
-        run_mode(MODE.value, CONFIG.value, WORKDIR.value)
+        distributed.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    except (ValueError, OSError) as error:
+        fail(" ".join(str(error).split()))
+    if not distributed.is_first():
+        setup_console(logging.WARNING)
+    with distributed.ends_with_others(EXIT_INTERRUPTED):
+        run_reporting(MODE.value, CONFIG.value, WORKDIR.value)
+
+
+def check_processes(mode: str, config: ConfigDict, workdir: str | None) -> None:
+    """Refuses several processes for what is the work of one, or that were started otherwise.
+
+    Raises:
+      ValueError: on all processes.
+    """
+    import jax
+
+    from diffsda_jax import config as configuration
+    from diffsda_jax import distributed
+
+    if not distributed.several():
+        return
+    if mode not in TRAININGS:
+        raise ValueError(
+            f"{jax.process_count()} processes were started, but --mode={mode} is the work of one; "
+            f"start one process. Those for several: {', '.join(TRAININGS)}."
+        )
+    facts = {
+        "mode": mode,
+        "workdir": workdir,
+        "config": configuration.same_everywhere(config),
+        "version of jax": jax.__version__,
+    }
+    distributed.check_same(facts, "Start all processes with the same command.")
+
+
+def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
+    """Runs one mode; what a user can mend ends in one line, not in a traceback."""
+    from diffsda_jax.train.loop import NonFiniteLossError
+
+    try:
+        if TOPOLOGY.value is None:
+            check_processes(mode, config, workdir)
+        run_mode(mode, config, workdir)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")
     except RuntimeError as error:

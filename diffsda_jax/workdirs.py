@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
-from diffsda_jax import sharding
+from diffsda_jax import distributed, sharding
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.train import checkpoint, loop
 from diffsda_jax.train.lock import WorkdirLock
@@ -26,6 +26,7 @@ CONFIG_FILE = "config.json"
 # Of what is trained, and of section train for all of it.
 _OWN_TRAIN_OPTIONS = ("batch_size", "num_steps", "eval_every_steps")
 _SHARED_TRAIN_OPTIONS = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
+Evaluate = Callable[[int, TrainState], None]
 FreeOptions = Mapping[str, Sequence[str] | None]
 # What may change between two starts in one workdir: how long, how often, where, what is measured.
 FREE_OPTIONS: FreeOptions = {
@@ -46,8 +47,7 @@ FREE_OPTIONS: FreeOptions = {
         "keep_checkpoints",
         "init_from",
     ),
-    "data": ("num_threads", "prefetch_batches", "cache_dir"),
-    "source.options": ("root", "path", "cache_dir", "data_dir"),
+    **configuration.PLACES,
 }
 
 
@@ -233,8 +233,20 @@ class Training(NamedTuple):
     iterator: loop.DataIterator
     meta: dict[str, Any]
     summary: str
-    make_evaluator: Callable[[MetricWriter], Callable[[int, TrainState], None]]
+    make_evaluator: Callable[[MetricWriter], Evaluate]
     parameters: str = ""
+
+
+def _on_first_process(evaluator: Evaluate) -> Evaluate:
+    """Of several processes the first evaluates, on its devices, while the others wait."""
+
+    def evaluate(step_number: int, state: TrainState) -> None:
+        if not distributed.several():
+            return evaluator(step_number, state)
+        state = distributed.fetch(state.replace(opt_state=None))
+        distributed.together(lambda: evaluator(step_number, state), only_first=True)
+
+    return evaluate
 
 
 def train_in(
@@ -252,10 +264,12 @@ def train_in(
     """
     train, mesh = purpose.train, configuration.make_mesh(purpose.mesh)
     sharding.check_batch_size(train.batch_size, mesh, f"{purpose.section}.batch_size")
+    facts = {"data (by its fingerprint)": purpose.data, "workdir": str(workdir)}
+    distributed.check_same(facts, "Give all processes the same data and --workdir.")
     workdir = open_workdir(workdir)
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(WorkdirLock(workdir))
+        lock = WorkdirLock(workdir)
+        distributed.together(lambda: stack.enter_context(lock), only_first=True)
         check_purpose(workdir, purpose)
         folder = workdir / checkpoint.FOLDER
         checkpointer = checkpoint.Checkpointer(folder, keep=train.keep_checkpoints)
@@ -270,7 +284,7 @@ def train_in(
         if meta is None:
             writer.write_hparams(purpose.config)
         logger.info("%s", training.summary)
-        evaluator = training.make_evaluator(writer)
+        evaluator = _on_first_process(training.make_evaluator(writer))
         if int(state.step) >= train.num_steps:
             evaluator(int(state.step), state)  # finished before; the loop has nothing to do
         return loop.train(
