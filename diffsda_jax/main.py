@@ -168,6 +168,9 @@ def main(argv: Sequence[str]) -> None:
     from diffsda_jax.train.interrupt import EXIT_INTERRUPTED
 
     setup_console()
+    if TOPOLOGY.value is not None:  # makes its own devices, so JAX must not have started
+        run_reporting(MODE.value, CONFIG.value, WORKDIR.value)
+        return
     try:
         distributed.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     except (ValueError, OSError) as error:
@@ -210,7 +213,8 @@ def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
     from diffsda_jax.train.loop import NonFiniteLossError
 
     try:
-        check_processes(mode, config, workdir)
+        if TOPOLOGY.value is None:
+            check_processes(mode, config, workdir)
         run_mode(mode, config, workdir)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")
