@@ -39,88 +39,67 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """Three convolutions, modulated twice by noise and factors, beside a shortcut."""
+    """Two convolutions beside a shortcut; with embeddings three, modulated by these."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, attention: bool):
-        """Makes the layers."""
+    def __init__(self, inputs: int, outputs: int, embedding: int, attention: bool, dropout: float):
+        """Makes the layers; `embedding` 0 for a block without."""
         super().__init__()
-        self.norms = nn.ModuleList(norm(size) for size in (inputs, outputs, outputs))
-        self.convs = nn.ModuleList(
-            nn.Conv2d(size, outputs, 3, padding=1) for size in (inputs, outputs, outputs)
+        sizes = (inputs, outputs, outputs) if embedding else (inputs, outputs)
+        self.norms = nn.ModuleList(norm(size) for size in sizes)
+        self.convs = nn.ModuleList(nn.Conv2d(size, outputs, 3, padding=1) for size in sizes)
+        self.modulate = nn.ModuleList(
+            nn.Linear(embedding, 2 * outputs) for _ in range(2 if embedding else 0)
         )
-        self.modulate = nn.ModuleList(nn.Linear(embedding, 2 * outputs) for _ in range(2))
+        self.drop = nn.Dropout(dropout)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         self.attention = Attention(outputs) if attention else nn.Identity()
 
-    def forward(self, x: Tensor, embeddings: tuple[Tensor, Tensor]) -> Tensor:
-        """`[N, I, H, W]` and two `[N, E]` to `[N, O, H, W]`."""
+    def forward(self, x: Tensor, embeddings: tuple[Tensor, ...] = ()) -> Tensor:
+        """`[N, I, H, W]` and two or no `[N, E]` to `[N, O, H, W]`."""
         h = self.norms[1](self.convs[0](functional.silu(self.norms[0](x))))
         for layer, embedding in zip(self.modulate, embeddings, strict=True):
             scale, shift = layer(functional.silu(embedding))[:, :, None, None].chunk(2, 1)
             h = h * (1 + scale) + shift
-        h = self.convs[1](functional.silu(h))
-        h = self.convs[2](functional.silu(self.norms[2](h)))
+        h = self.convs[1](self.drop(functional.silu(h)))
+        if embeddings:
+            h = self.convs[2](self.drop(functional.silu(self.norms[2](h))))
         return self.attention(self.shortcut(x) + h)
 
 
-class Denoiser(nn.Module):
-    """F of one frame at a time, given its noise level and its factors."""
+class UNet(nn.Module):
+    """Levels of two blocks down, two in the middle and three up, with skip connections."""
 
-    def __init__(self, spec: dict[str, Any]):
-        """Makes the layers of a `ModelSpec`."""
+    def __init__(self, spec: dict[str, Any], inputs: int, outputs: int, base: int, embedding: int):
+        """Makes the layers for a `ModelSpec`; `embedding` 0 for a network without."""
         super().__init__()
-        base, self.embedding = spec["channels"], EMBEDDING_FACTOR * spec["channels"]
-        height, width, channels = spec["shape"]
-        self.register_buffer("frequencies", FOURIER_SCALE * torch.randn(base // 2))
-        self.noise = nn.Sequential(
-            nn.Linear(base, self.embedding), nn.SiLU(), nn.Linear(self.embedding, self.embedding)
-        )
-        num_factors = spec["dynamic_dim"] + spec["static_dim"]
-        self.factors = nn.Linear(num_factors, self.embedding)
-        self.template_shape = (spec["template_channels"], height, width)
-        if spec["template_channels"]:
-            self.template = nn.Sequential(
-                *(nn.Linear(num_factors, TEMPLATE_WIDTH), nn.SiLU()),
-                *(nn.Linear(TEMPLATE_WIDTH, TEMPLATE_WIDTH), nn.SiLU()),
-                nn.Linear(TEMPLATE_WIDTH, math.prod(self.template_shape)),
-            )
-        self._make_unet(spec, channels)
+        widths, attended = [base * mult for mult in spec["channel_mults"]], spec["attention_levels"]
 
-    def _make_unet(self, spec: dict[str, Any], channels: int) -> None:
-        """The layers on the way down, in the middle and on the way up."""
-        widths = [spec["channels"] * mult for mult in spec["channel_mults"]]
-        attended = spec["attention_levels"]
-        self.head = nn.Conv2d(channels + spec["template_channels"], spec["channels"], 3, padding=1)
-        skips, width = [spec["channels"]], spec["channels"]
+        def block(size: int, width: int, attention: bool) -> ResBlock:
+            return ResBlock(size, width, embedding, attention, spec["dropout"])
+
+        self.head = nn.Conv2d(inputs, base, 3, padding=1)
+        skips, width = [base], base
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for level, outputs in enumerate(widths):
+        for level, size in enumerate(widths):
             for _ in range(BLOCKS_DOWN):
-                self.down.append(ResBlock(width, outputs, self.embedding, level in attended))
-                width = outputs
+                self.down.append(block(width, size, level in attended))
+                width = size
                 skips.append(width)
             if level < len(widths) - 1:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 skips.append(width)
-        self.middle = nn.ModuleList(
-            ResBlock(width, width, self.embedding, attention) for attention in (True, False)
-        )
-        for level, outputs in reversed(list(enumerate(widths))):
+        self.middle = nn.ModuleList(block(width, width, attention) for attention in (True, False))
+        for level, size in reversed(list(enumerate(widths))):
             for _ in range(BLOCKS_DOWN + 1):
-                block = ResBlock(width + skips.pop(), outputs, self.embedding, level in attended)
-                self.up.append(block)
-                width = outputs
+                self.up.append(block(width + skips.pop(), size, level in attended))
+                width = size
             if level:
                 halves = [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)]
                 self.up.append(nn.Sequential(*halves))
-        self.tail = nn.Sequential(norm(width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
+        self.tail = nn.Sequential(norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, factors: Tensor) -> Tensor:
-        """`[N, C, H, W]`, `[N]` and `[N, Z]` to `[N, C, H, W]`."""
-        angles = 2 * math.pi * c_noise[:, None] * self.frequencies
-        noise = functional.silu(self.noise(torch.cat([angles.cos(), angles.sin()], -1)))
-        embeddings = (noise, self.factors(factors))
-        if self.template_shape[0]:
-            x = torch.cat([x, self.template(factors).reshape(-1, *self.template_shape)], 1)
+    def forward(self, x: Tensor, embeddings: tuple[Tensor, ...] = ()) -> Tensor:
+        """`[N, I, H, W]` to `[N, O, H, W]`."""
         h = self.head(x)
         skips = [h]
         for layer in self.down:
@@ -134,6 +113,40 @@ class Denoiser(nn.Module):
             else:
                 h = layer(h)
         return self.tail(h)
+
+
+class Denoiser(nn.Module):
+    """F of one frame at a time, given its noise level and its factors."""
+
+    def __init__(self, spec: dict[str, Any]):
+        """Makes the layers of a `ModelSpec`."""
+        super().__init__()
+        base, embedding = spec["channels"], EMBEDDING_FACTOR * spec["channels"]
+        height, width, channels = spec["shape"]
+        self.register_buffer("frequencies", FOURIER_SCALE * torch.randn(base // 2))
+        self.noise = nn.Sequential(
+            nn.Linear(base, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        num_factors = spec["dynamic_dim"] + spec["static_dim"]
+        self.factors = nn.Linear(num_factors, embedding)
+        self.template_shape = (spec["template_channels"], height, width)
+        if spec["template_channels"]:
+            self.template = nn.Sequential(
+                *(nn.Linear(num_factors, TEMPLATE_WIDTH), nn.SiLU()),
+                *(nn.Linear(TEMPLATE_WIDTH, TEMPLATE_WIDTH), nn.SiLU()),
+                nn.Linear(TEMPLATE_WIDTH, math.prod(self.template_shape)),
+            )
+        inputs = channels + spec["template_channels"]
+        self.unet = UNet(spec, inputs, channels, base, embedding)
+
+    def forward(self, x: Tensor, c_noise: Tensor, factors: Tensor) -> Tensor:
+        """`[N, C, H, W]`, `[N]` and `[N, Z]` to `[N, C, H, W]`."""
+        angles = 2 * math.pi * c_noise[:, None] * self.frequencies
+        noise = functional.silu(self.noise(torch.cat([angles.cos(), angles.sin()], -1)))
+        embeddings = (noise, self.factors(factors))
+        if self.template_shape[0]:
+            x = torch.cat([x, self.template(factors).reshape(-1, *self.template_shape)], 1)
+        return self.unet(x, embeddings)
 
 
 @torch.inference_mode()

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from diffsda_jax import distributed, mode_defaults, sharding
+from diffsda_jax import mode_defaults
 from diffsda_jax.data.sources import SOURCES, make_source
 from diffsda_jax.data.sources.base import SPLITS, unknown_name_message
 from diffsda_jax.evals.network_options import network_defaults
@@ -48,6 +47,8 @@ def _model_defaults() -> dict[str, Any]:
         "sigma_min": 0.002,
         "sigma_max": 80.0,
         "precision": "float32",  # of large products: float32 | bfloat16
+        "lstm_backend": "scan",  # scan | cudnn (on one NVIDIA GPU)
+        "remat": False,  # gradients compute blocks again: less memory, more work
         "rho": 7.0,
     }
 
@@ -353,13 +354,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "config") 
     return found
 
 
-def make_mesh(options: ConfigDict) -> Mesh:
-    """The mesh over all devices that section ``mesh`` of a config describes.
+def make_mesh(options: ConfigDict, devices: Sequence[Any] | None = None) -> Any:
+    """The ``Mesh`` that section ``mesh`` of a config describes, over the given devices or all.
 
     Raises:
       ValueError: sizes that do not multiply to the number of devices.
     """
-    return sharding.make_mesh(data=options.data, fsdp=options.fsdp)
+    from diffsda_jax import sharding  # not above: --help and mistakes answer without loading jax
+
+    return sharding.make_mesh(devices, data=options.data, fsdp=options.fsdp)
 
 
 def make_sources(config: ConfigDict) -> dict[str, Any]:
@@ -368,6 +371,8 @@ def make_sources(config: ConfigDict) -> dict[str, Any]:
     Raises:
       ValueError, FileNotFoundError: see the sources.
     """
+    from diffsda_jax import distributed
+
     options = {k: v for k, v in config.source.options.to_dict().items() if v is not None}
     return distributed.together(
         lambda: {split: make_source(config.source.name, split, **options) for split in SPLITS}

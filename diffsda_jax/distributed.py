@@ -112,12 +112,13 @@ def environment() -> str:
 
 def several() -> bool:
     """Whether this process is one of several of a run."""
-    return jax.process_count() > 1
+    # Asked first, as counting starts the backend, which --topology=cpu:8 must do in its own way.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks for all."""
-    return jax.process_index() == 0
+    return not several() or jax.process_index() == 0
 
 
 def gather_json(value: Any) -> list[Any]:

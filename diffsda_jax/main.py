@@ -53,6 +53,12 @@ MODE = flags.DEFINE_enum(
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "For --mode=zero_shot: workdir or checkpoint of the model."
 )
+TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "For --mode=plan: chips that need not be there, such as v5e:16x16 (needs libtpu) or cpu:8. The "
+    "training step is compiled for them: memory, traffic between chips, and the least time.",
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -105,7 +111,11 @@ def use_compilation_cache() -> None:
 
 def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
     """Imports what a mode needs, and runs it; an interrupted training ends the program."""
-    if mode == "plan":
+    if mode == "plan" and TOPOLOGY.value is not None:
+        from diffsda_jax import topology_plan
+
+        print(topology_plan.make_plan(config, TOPOLOGY.value))
+    elif mode == "plan":
         from diffsda_jax import plan
 
         print(plan.make_plan(config))
@@ -150,12 +160,17 @@ def main(argv: Sequence[str]) -> None:
         fail("--checkpoint is missing; --mode=zero_shot needs the workdir of a trained model.")
     if MODE.value != "zero_shot" and CHECKPOINT.value is not None:
         fail(f"--checkpoint is for --mode=zero_shot; --mode={MODE.value} finds its in --workdir.")
+    if MODE.value != "plan" and TOPOLOGY.value is not None:
+        fail(f"--topology is for --mode=plan; --mode={MODE.value} runs on the chips that are here.")
     use_compilation_cache()
     from diffsda_jax import distributed
     from diffsda_jax.train.console import setup_console
     from diffsda_jax.train.interrupt import EXIT_INTERRUPTED
 
     setup_console()
+    if TOPOLOGY.value is not None:  # makes its own devices, so JAX must not have started
+        run_reporting(MODE.value, CONFIG.value, WORKDIR.value)
+        return
     try:
         distributed.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     except (ValueError, OSError) as error:
@@ -198,7 +213,8 @@ def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
     from diffsda_jax.train.loop import NonFiniteLossError
 
     try:
-        check_processes(mode, config, workdir)
+        if TOPOLOGY.value is None:
+            check_processes(mode, config, workdir)
         run_mode(mode, config, workdir)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
@@ -44,25 +44,42 @@ def make_plan(config: ConfigDict) -> str:
     Raises:
       ValueError, FileNotFoundError: as ``experiment.build``.
     """
+    experiment, data = prepare(config)
+    mesh = configuration.make_mesh(config.mesh)
+    sharding.check_batch_size(config.train.batch_size, mesh)
+    facts = work_facts(experiment) | step_facts(experiment, mesh)
+    return format_sections(overview(experiment, data) | {"one training step": format_facts(facts)})
+
+
+def prepare(config: ConfigDict) -> tuple[experiments.Experiment, str]:
+    """The experiment, with made-up data if there are no other, and what its data are in words.
+
+    Raises:
+      ValueError, FileNotFoundError: as ``experiment.build``.
+    """
     configuration.check_config(config)
     missing = missing_option(config)
     sources = stand_ins(config) if missing else None
     experiment = build(config, sources)
-    mesh = configuration.make_mesh(config.mesh)
-    sharding.check_batch_size(config.train.batch_size, mesh)
     if sources is None:
-        data = describe_data(experiment)
-    else:
-        data = (
-            f"source.options.{missing} is not set: no data were read, and made-up ones of steps "
-            f"{experiment.sources['train'].spec.shape} stand in; epochs need the data"
-        )
-    sections = {
-        "config": json.dumps(configuration.to_json(config), indent=2),
+        return experiment, describe_data(experiment)
+    return experiment, (
+        f"source.options.{missing} is not set: no data were read, and made-up ones of steps "
+        f"{experiment.sources['train'].spec.shape} stand in; epochs need the data"
+    )
+
+
+def overview(experiment: experiments.Experiment, data: str) -> dict[str, str]:
+    """The sections that say what is trained on what."""
+    return {
+        "config": json.dumps(configuration.to_json(experiment.config), indent=2),
         "parameters": experiments.parameter_table(experiment),
         "data": data,
-        "one training step": format_facts(work_facts(experiment) | step_facts(experiment, mesh)),
     }
+
+
+def format_sections(sections: dict[str, str]) -> str:
+    """A heading and a text for each."""
     return "\n\n".join(f"== {name}\n{text}" for name, text in sections.items())
 
 
@@ -77,7 +94,7 @@ def describe_data(experiment: experiments.Experiment) -> str:
 
 def format_facts(facts: dict[str, str]) -> str:
     """A line for each."""
-    return "\n".join(f"{name:<38}{value}" for name, value in facts.items())
+    return "\n".join(f"{name:<42}{value}" for name, value in facts.items())
 
 
 def missing_option(config: ConfigDict) -> str:
@@ -177,22 +194,26 @@ def _inner(params: dict[str, Any]) -> list[ClosedJaxpr | Jaxpr]:
 def traced_step(experiment: experiments.Experiment, mesh: Mesh) -> tuple[TrainState, Any]:
     """Shapes of the training state, and the training step traced for the devices at hand."""
     transformation, step_fn, _ = experiments.make_training(experiment, mesh)
-    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-
-    def place(tree: Any, where: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree
-        )
-
     state = jax.eval_shape(
         lambda variables: create_state(variables, transformation),
         variable_shapes(experiment.spec),
     )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    batch = batch_shapes(experiment)
-    where = sharding.state_sharding(state, mesh, experiment.config.mesh.rules)
-    state = jax.tree.map(place, state, where)
-    return state, step_fn.trace(state, place(batch, split), place(key, whole))
+    rules = experiment.config.mesh.rules
+    key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment)
+    return state, step_fn.trace(
+        place(state, sharding.state_sharding(state, mesh, rules)),
+        place(batch, sharding.batch_sharding(mesh)),
+        place(key, sharding.replicated(mesh)),
+    )
+
+
+def place(shapes: Any, where: Any) -> Any:
+    """Shapes with a sharding each: one for all, or a tree of the same structure."""
+    if isinstance(where, Sharding):
+        where = jax.tree.map(lambda _: where, shapes)
+    return jax.tree.map(
+        lambda leaf, on: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on), shapes, where
+    )
 
 
 def step_facts(experiment: experiments.Experiment, mesh: Mesh) -> dict[str, str]:

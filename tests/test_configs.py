@@ -8,11 +8,12 @@ import pytest
 from diffsda_jax import config as configuration
 from diffsda_jax import runs
 
+# The same networks again: as of vox256, mug64, video_folder, digits and japanese_vowels.
+SLOW_CONFIGS = ["configs/celebv256.py", "configs/taichi64.py", "configs/video_folder.py:latents"]
+SLOW_CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
 CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
 CONFIGS += ["configs/csv.py:long", "configs/librispeech.py:espeak"]
-CONFIGS += ["configs/video_folder.py:latents"]
-# The same networks again, in other sizes.
-SLOW_CONFIGS = ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
+CONFIGS = [path for path in CONFIGS if path not in SLOW_CONFIGS]
 CONFIGS += [pytest.param(path, marks=pytest.mark.slow) for path in SLOW_CONFIGS]
 REFERENCES = ["air_quality", "etth1", "physionet", "timit", "librispeech", "speech_folder"]
 REFERENCES += ["vox256", "celebv256", "mug64", "taichi64"]

@@ -26,7 +26,7 @@ def facts_of(text):
     """First number of the facts, by the first words of their names."""
     lines = [line for line in text.split("== one training step\n")[1].splitlines()]
     keys = ("FLOPs of encoding", "FLOPs of denoising", "FLOPs of a step", "peak memory")
-    return {key: line[38:].split()[0] for line in lines for key in keys if line.startswith(key)}
+    return {key: line[42:].split()[0] for line in lines for key in keys if line.startswith(key)}
 
 
 def test_full_width_without_data(tmp_path, monkeypatch):

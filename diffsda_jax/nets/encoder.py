@@ -84,6 +84,7 @@ class Encoder(nn.Module):
       bfloat16: products of the recurrence's inputs in bfloat16, see ``bfloat16_product``.
       sees_mask: of a series, the mask is appended to the values, which are 0 where missing.
       static_per_step: s is read at every step, ``[B, V, S]``.
+      cudnn: cuDNN runs LSTMs where it can, see ``recurrence.LSTM``.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3.
@@ -99,6 +100,7 @@ class Encoder(nn.Module):
     bfloat16: bool = False
     sees_mask: bool = False
     static_per_step: bool = False
+    cudnn: bool = False
 
     @nn.compact
     def __call__(
@@ -116,6 +118,7 @@ class Encoder(nn.Module):
             self.recurrence,
             self.bfloat16,
             self.static_per_step,
+            self.cudnn,
             name="recurrence",
         )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from diffsda_jax.nets import cudnn_lstm
 from diffsda_jax.nets.layers import XAVIER, product
 
 State = tuple[Array, ...]  # of [B, H]
@@ -143,6 +144,8 @@ class LSTM(nn.Module):
       two_biases: keeps the second bias that PyTorch has, for parity with released weights.
       torch_init: every parameter uniform in +-1/sqrt(H) instead of Xavier with zero biases.
       bfloat16: the input's product is ``bfloat16_product``; the recurrence stays float32.
+      cudnn: on one NVIDIA GPU cuDNN runs it, with products in TF32 for ``bfloat16``; elsewhere this
+        changes nothing.
 
     References:
       Hochreiter and Schmidhuber 1997.
@@ -153,6 +156,7 @@ class LSTM(nn.Module):
     two_biases: bool = False
     torch_init: bool = False
     bfloat16: bool = False
+    cudnn: bool = False
 
     @nn.compact
     def __call__(
@@ -168,6 +172,9 @@ class LSTM(nn.Module):
         if self.two_biases:
             bias = bias + self.param("bias_hidden", torch_like, (4 * size,))
 
+        if self.cudnn and cudnn_lstm.is_available():
+            weights = w_input, w_hidden, bias
+            return cudnn_lstm.run_lstm(*weights, x, valid, self.reverse, tf32=self.bfloat16)
         zeros = jnp.zeros((x.shape[0], size), x.dtype)
         projected = product(x, w_input, self.bfloat16) + bias[None, None, :]
         state, outputs = scan_cell(
@@ -215,6 +222,7 @@ class Recurrence(nn.Module):
         second causal LSTM on its outputs that gives d; ``"reference"``: the released code's
         bidirectional LSTM, whose two final outputs give s, and tanh RNN, so that d sees the future.
       bfloat16: as in ``LSTM``.
+      cudnn: as in ``LSTM``; the tanh RNN is a scan in any case.
       static_per_step: s is read from the outputs at every step instead of the final ones.
 
     References:
@@ -225,6 +233,7 @@ class Recurrence(nn.Module):
     kind: str = "lstm"
     bfloat16: bool = False
     static_per_step: bool = False
+    cudnn: bool = False
 
     @nn.compact
     def __call__(
@@ -236,20 +245,15 @@ class Recurrence(nn.Module):
         """
         valid = valid_steps(length, x.shape[0], x.shape[1])
         size, bfloat16 = self.features, self.bfloat16
+        lstm = functools.partial(LSTM, size, bfloat16=bfloat16, cudnn=self.cudnn)
         if self.kind == "lstm":
-            last, outputs = LSTM(size, bfloat16=bfloat16, name="lstm")(x, valid)
-            _, dynamic = LSTM(size, bfloat16=bfloat16, name="lstm_dynamic")(outputs, valid)
+            last, outputs = lstm(name="lstm")(x, valid)
+            _, dynamic = lstm(name="lstm_dynamic")(outputs, valid)
             return (outputs if self.static_per_step else last), dynamic
         if self.kind == "reference":
-            last, forward = LSTM(size, two_biases=True, bfloat16=bfloat16, name="lstm")(x, valid)
-            first, backward = LSTM(
-                size,
-                reverse=True,
-                two_biases=True,
-                torch_init=True,
-                bfloat16=bfloat16,
-                name="lstm_reverse",
-            )(x, valid)
+            last, forward = lstm(two_biases=True, name="lstm")(x, valid)
+            back = lstm(reverse=True, two_biases=True, torch_init=True, name="lstm_reverse")
+            first, backward = back(x, valid)
             both = jnp.concatenate([forward, backward], axis=-1)
             dynamic = TanhRNN(size, bfloat16, name="rnn_dynamic")(both, valid)
             ends = jnp.concatenate([last, first], axis=-1)

@@ -1,5 +1,8 @@
 """The per-step MLPs of audio and time series: five layers that see their input again and again."""
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -19,6 +22,16 @@ EMBEDDING = 256  # width of the noise embedding
 WIDTH_FACTOR = 4  # hidden width for each unit of the configured width m
 
 
+def _run_layers(
+    module: nn.Module, run_layer: Callable[[nn.Module, Array, int], Array], h: Array, count: int
+) -> Array:
+    """One layer after the other; with ``module.remat`` gradients compute their insides again."""
+    for layer in range(count):
+        run = functools.partial(run_layer, layer=layer)
+        h = (nn.remat(run) if module.remat else run)(module, h)
+    return h
+
+
 class StepMLPEncoder(nn.Module):
     """Linear-LayerNorm-SiLU-dropout on every step; the last layer has no activation.
 
@@ -26,6 +39,7 @@ class StepMLPEncoder(nn.Module):
       width: m; the layers are 4 m wide.
       dropout: rate after every activation.
       bfloat16: products in bfloat16, see ``bfloat16_product``.
+      remat: gradients compute the inside of each layer again instead of keeping it.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3 and appendix (audio and time series).
@@ -34,18 +48,19 @@ class StepMLPEncoder(nn.Module):
     width: int
     dropout: float = 0.1
     bfloat16: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B V F"], train: bool = False) -> Float[Array, "B V E"]:
         """Features of every step, ``E = 4 m``."""
-        h = x
-        for layer in range(NUM_LAYERS):
+
+        def run_layer(module: nn.Module, h: Array, layer: int) -> Array:
             h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
             h = dense(WIDTH_FACTOR * self.width, f"dense_{layer}", bfloat16=self.bfloat16)(h)
             h = nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h)
-            if layer < NUM_LAYERS - 1:
-                h = Dropout(self.dropout)(nn.silu(h), train)
-        return h
+            return h if layer == NUM_LAYERS - 1 else Dropout(self.dropout)(nn.silu(h), train)
+
+        return _run_layers(self, run_layer, x, NUM_LAYERS)
 
 
 class StepMLPDenoiser(nn.Module):
@@ -57,6 +72,7 @@ class StepMLPDenoiser(nn.Module):
       dropout: rate after every activation.
       tail_gain: gain of the last layer's initial weights.
       bfloat16: products in bfloat16, see ``bfloat16_product``.
+      remat: gradients compute the inside of each layer again instead of keeping it.
 
     References:
       DiffSDA (arXiv 2510.05717), appendix (audio and time series); Perez et al. 2018 (FiLM).
@@ -67,6 +83,7 @@ class StepMLPDenoiser(nn.Module):
     dropout: float = 0.1
     tail_gain: float = 1e-5
     bfloat16: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -83,14 +100,16 @@ class StepMLPDenoiser(nn.Module):
         """
         noise = nn.silu(NoiseEmbedding(EMBEDDING, EMBEDDING // 4, name="noise")(c_noise))
         condition = nn.silu(dense(EMBEDDING, "factors")(factors))
-        hidden, h = WIDTH_FACTOR * self.width, x
-        for layer in range(NUM_LAYERS - 1):
+        hidden, linear = WIDTH_FACTOR * self.width, functools.partial(dense, bfloat16=self.bfloat16)
+
+        def run_layer(module: nn.Module, h: Array, layer: int) -> Array:
             h = h if layer == 0 else jnp.concatenate([h, x], axis=-1)
-            h = dense(hidden, f"dense_{layer}", bfloat16=self.bfloat16)(h)
-            h = scale_shift(h, dense(2 * hidden, f"noise_{layer}", bfloat16=self.bfloat16)(noise))
-            by_factors = dense(2 * hidden, f"factors_{layer}", bfloat16=self.bfloat16)(condition)
+            h = linear(hidden, f"dense_{layer}")(h)
+            h = scale_shift(h, linear(2 * hidden, f"noise_{layer}")(noise))
+            by_factors = linear(2 * hidden, f"factors_{layer}")(condition)
             h = scale_shift(h, repeat_each(by_factors, len(x)))
             h = nn.silu(nn.LayerNorm(epsilon=NORM_EPSILON, name=f"norm_{layer}")(h))
-            h = Dropout(self.dropout)(h, train)
-        h = jnp.concatenate([h, x], axis=-1)
+            return Dropout(self.dropout)(h, train)
+
+        h = jnp.concatenate([_run_layers(self, run_layer, x, NUM_LAYERS - 1), x], axis=-1)
         return dense(self.features, f"dense_{NUM_LAYERS - 1}", gain=self.tail_gain)(h)

@@ -84,6 +84,7 @@ class UNet(nn.Module):
       dropout: rate.
       tail_gain: gain of the last convolution's initial weights.
       bfloat16: all but the last convolution in bfloat16, see ``ResBlock``; the result is float32.
+      remat: gradients compute the inside of each block again instead of keeping it.
 
     References:
       Ho, Jain, Abbeel 2020; DiffSDA (arXiv 2510.05717), appendix (video).
@@ -96,6 +97,7 @@ class UNet(nn.Module):
     dropout: float = 0.1
     tail_gain: float = 1e-5
     bfloat16: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -109,10 +111,11 @@ class UNet(nn.Module):
 
         Height and width must be divisible by two for each level but the last.
         """
+        block_class = nn.remat(ResBlock, static_argnums=(4,)) if self.remat else ResBlock
 
         def block(h, level, name, attention):
             width = self.channels * self.channel_mults[level]
-            res_block = ResBlock(width, attention, self.dropout, self.bfloat16, name=name)
+            res_block = block_class(width, attention, self.dropout, self.bfloat16, name=name)
             return res_block(h, noise, factors, train)
 
         conv = functools.partial(layers.conv, bfloat16=self.bfloat16)

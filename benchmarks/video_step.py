@@ -1,0 +1,297 @@
+"""Seconds of a training step on video, beside the same model in PyTorch, and the share of the peak.
+
+The model is that of a config of `configs/`, on made-up frames of the config's shape. All sides run
+in processes of their own that take turns on this machine; each waits while another works. The first
+step of each, which compiles, is timed apart. The peak is a matrix product of 8192 by 8192 numbers,
+of the precision that our side multiplies in, in the same run.
+
+    python benchmarks/video_step.py --config=configs/vox256.py --device=cuda \
+        --ours=bfloat16 --theirs="eager;compiled, bfloat16, channels last"
+    python benchmarks/video_step.py --config=configs/mug64.py --batch=1 --torch-python=PATH
+
+PATH is a Python that has PyTorch, this one if left out. `--out` adds the results, as a line of
+JSON, to a file. `--trace` names the kernels that take most of the time of our step on a GPU.
+"""
+
+import argparse
+import collections
+import glob
+import gzip
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from air_quality_step import PAUSE_SECONDS, Worker
+
+HERE = Path(__file__).parent
+PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
+PEAK_REPEATS = 10
+
+
+def load_experiment(sizes: dict[str, Any]) -> Any:
+    """The experiment of the config on made-up frames, with the options of the command line."""
+    from diffsda_jax import config as configuration
+    from diffsda_jax import experiment as experiments
+    from diffsda_jax import plan
+    from diffsda_jax.data.sources import ElementSpec
+    from diffsda_jax.data.synthetic import Synthetic
+
+    config = configuration.load_config(sizes["config"])
+    config.model.precision = sizes["precision"]
+    for option, value in sizes["set"].items():
+        config.update_from_flattened_dict({option: value})
+    config.train.batch_size = sizes["batch"] or config.train.batch_size
+    sources = plan.stand_ins(config)
+    if sizes["shape"] or sources is None:
+        element = ElementSpec("video", tuple(sizes["shape"]))
+        sources = {
+            split: Synthetic(split, element, num_steps=config.data.length)
+            for split in ("train", "test")
+        }
+    with tempfile.TemporaryDirectory() as scratch:
+        config.data.cache_dir = scratch
+        return experiments.build(config, sources)
+
+
+def work(sizes: dict[str, Any]) -> None:
+    """The worker of our side: the step that training runs."""
+    import jax
+
+    from diffsda_jax import experiment as experiments
+    from diffsda_jax import plan, sharding
+    from diffsda_jax.train.step import BATCH_KEYS
+
+    experiment, mesh = load_experiment(sizes), sharding.make_mesh()
+    transformation, step_fn, _ = experiments.make_training(experiment, mesh)
+    state = experiments.initial_state(experiment, transformation, mesh)
+    batch = experiments.load_split(experiment, "train", experiment.config.train.batch_size)
+    batch = sharding.shard_batch({key: batch[key] for key in BATCH_KEYS}, mesh)
+    key = jax.random.key(0)
+    about = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "about": f"jax {jax.__version__} on {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "flops": plan.flops(step_fn.trace(state, batch, key).jaxpr),
+    }
+    print(json.dumps(about), flush=True)
+    for line in sys.stdin:
+        request, seconds, losses = json.loads(line), [], []
+        if request["form"] == "peak":
+            answer = {"peak_flops": measure_peak(sizes["precision"])}
+        elif request["form"] == "trace":
+            with tempfile.TemporaryDirectory() as folder:
+                with jax.profiler.trace(folder, create_perfetto_trace=True):
+                    state, metrics = step_fn(state, batch, key)
+                    float(metrics["loss"])
+                answer = {"kernels": read_trace(folder)}
+        else:
+            for _ in range(request["steps"]):
+                began = time.perf_counter()
+                state, metrics = step_fn(state, batch, key)
+                losses.append(float(metrics["loss"]))  # waits for the device
+                seconds.append(time.perf_counter() - began)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            if statistics := jax.devices()[0].memory_stats():
+                peak = statistics["peak_bytes_in_use"] / 2**10
+            answer = {"seconds": seconds, "losses": losses, "peak_mib": peak / 2**10}
+        print(json.dumps(answer), flush=True)
+
+
+def measure_peak(precision: str) -> float:
+    """FLOPs a second of a large matrix product."""
+    import jax
+    import jax.numpy as jnp
+
+    size = PEAK_SIZE["cuda" if jax.default_backend() == "gpu" else "cpu"]
+    keys = jax.random.split(jax.random.key(1))
+    left, right = (jax.random.normal(key, (size, size), jnp.dtype(precision)) for key in keys)
+    product = jax.jit(jnp.matmul)
+    product(left, right).block_until_ready()
+    began = time.perf_counter()
+    results = [product(left, right) for _ in range(PEAK_REPEATS)]
+    results[-1].block_until_ready()
+    return PEAK_REPEATS * 2 * size**3 / (time.perf_counter() - began)
+
+
+def read_trace(folder: str) -> list[tuple[str, float]]:
+    """Names and milliseconds of what took longest on the GPU's streams, in a profiler's trace."""
+    path = glob.glob(f"{folder}/**/perfetto_trace.json.gz", recursive=True)[0]
+    events = json.loads(gzip.open(path).read())["traceEvents"]
+    devices = {
+        event["pid"]
+        for event in events
+        if event.get("name") == "process_name" and "GPU" in event["args"].get("name", "")
+    }
+    streams = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event.get("name") == "thread_name"
+        and event["pid"] in devices
+        and "Stream" in event["args"].get("name", "")
+    }
+    total: dict[str, float] = collections.Counter()
+    for event in events:
+        if event.get("ph") == "X" and (event["pid"], event["tid"]) in streams:
+            total[event["name"]] += event["dur"] / 1e3
+    rows = sorted(total.items(), key=lambda item: -item[1])
+    return [("all", sum(total.values())), *rows[:25]]
+
+
+def measure(
+    workers: dict[str, Worker], rounds: int, steps: int, together: bool
+) -> dict[str, dict[str, Any]]:
+    """Seconds of a step in each round, of the first one apart, losses and memory of each side.
+
+    The first steps, which compile, come one after the other, or all at once where `together`.
+    """
+    results: dict[str, dict[str, Any]] = {name: {"seconds": [], "losses": []} for name in workers}
+
+    def compile_step(name: str) -> None:
+        answer = workers[name].step(name, 1)
+        results[name] |= {"first_step_seconds": answer["seconds"][0], "losses": answer["losses"]}
+        workers[name].step(name, 1)  # what the first one left to do
+        print(f"{name}: first step {answer['seconds'][0]:.1f} s", flush=True)
+
+    with ThreadPoolExecutor(len(workers) if together else 1) as pool:
+        list(pool.map(compile_step, workers))
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            time.sleep(PAUSE_SECONDS)
+            answer = worker.step(name, steps)
+            results[name]["seconds"].append(statistics.median(answer["seconds"]))
+            results[name]["peak_mib"] = answer["peak_mib"]
+    return results
+
+
+def report(results: dict[str, dict[str, Any]], flops: float, peak: float) -> None:
+    """Prints the table; ratios are medians over rounds, with the smallest and the largest."""
+    theirs = [name for name in results if name.startswith("torch")]
+    print("| | s | TFLOP/s | of the peak | MiB | first step s | loss | ", end="")
+    print(" | ".join(f"{name} / this" for name in theirs) + " |")
+    print("|---" * (7 + len(theirs)) + "|")
+    for name, result in results.items():
+        seconds = statistics.median(result["seconds"])
+        cells = [name, f"{seconds:.4g}", f"{flops / seconds / 1e12:.3g}"]
+        cells += [f"{100 * flops / seconds / peak:.0f} %", f"{result['peak_mib']:.0f}"]
+        cells += [f"{result['first_step_seconds']:.1f}", f"{result['losses'][0]:.3f}"]
+        for other in theirs:
+            pairs = zip(results[other]["seconds"], result["seconds"], strict=True)
+            ratios = [their / own for their, own in pairs]
+            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+            cells.append(f"{statistics.median(ratios):.2f} {spread}")
+        print("| " + " | ".join(cells) + " |")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch-python", default=sys.executable, help="a Python with PyTorch")
+    parser.add_argument("--config", default=str(HERE.parent / "configs" / "mug64.py"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--batch", type=int, default=0, help="0 = the config's")
+    parser.add_argument("--shape", default="", help="height,width,channels; empty = the config's")
+    parser.add_argument("--ours", default="float32", help="precisions, several by ;")
+    parser.add_argument("--theirs", default="eager;eager, channels last", help="several by ;")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1, help="of each side in each round")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
+    parser.add_argument(
+        "--compile-together", action="store_true", help="first steps at once: sooner done"
+    )
+    parser.add_argument("--trace", action="store_true", help="name our longest kernels")
+    parser.add_argument("--out", type=Path, help="file that results are added to")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not Path(arguments.torch_python).is_file():
+        sys.exit(f"video_step: --torch-python={arguments.torch_python} is no file.")
+    return arguments
+
+
+def start(arguments: argparse.Namespace) -> tuple[dict[str, Worker], dict[str, Any]]:
+    """All sides, ours first, and what they are given."""
+    from diffsda_jax.study.description import _parse_value
+
+    pairs = (item.partition("=") for item in arguments.set)
+    sizes = {
+        "config": arguments.config,
+        "set": {key: _parse_value(value) for key, _, value in pairs},
+        "batch": arguments.batch,
+        "shape": [int(size) for size in arguments.shape.split(",") if size],
+    }
+    workers = {}
+    for precision in arguments.ours.split(";"):
+        own = json.dumps(sizes | {"precision": precision})
+        workers[f"jax, {precision}"] = Worker([sys.executable, __file__, f"--worker={own}"])
+    experiment = load_experiment(sizes | {"precision": "float32"})
+    config = experiment.config
+    sizes |= {
+        "spec": experiment.spec.to_dict(),
+        "batch": config.train.batch_size,
+        "length": config.data.length,
+        "p_mean": config.noise.p_mean,
+        "p_std": config.noise.p_std,
+    }
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    twin = [arguments.torch_python, str(HERE / "torch_video.py"), f"--sizes={json.dumps(sizes)}"]
+    twin += [f"--device={arguments.device}", f"--threads={threads}"]
+    for form in filter(None, arguments.theirs.split(";")):
+        workers[f"torch, {form}"] = Worker([*twin, f"--form={form}"])
+    return workers, sizes
+
+
+def main() -> None:
+    """Starts all sides, lets them take turns and prints what they took."""
+    arguments = parse_arguments()
+    if arguments.worker is not None:
+        return work(arguments.worker)
+    os.environ["JAX_PLATFORMS"] = arguments.device
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # all sides share one GPU
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    workers, sizes = start(arguments)
+    ours = next(iter(workers.values()))
+    for name, worker in workers.items():
+        ratio = worker.about["parameters"] / ours.about["parameters"]
+        if abs(ratio - 1) > 1e-3:  # PyTorch's LSTMs have a second bias
+            print(f"{name} is not the same model: it has {ratio:.3f} times the parameters.")
+    results = measure(workers, arguments.rounds, arguments.steps, arguments.compile_together)
+    peak = ours.step("peak", 1)["peak_flops"]
+    report(results, ours.about["flops"], peak)
+    abouts = "; ".join(dict.fromkeys(worker.about["about"] for worker in workers.values()))
+    machine = (
+        f"{os.cpu_count()} CPUs ({platform.machine()}), load {load:.1f} before; {abouts}; "
+        f"{platform.python_version()}"
+    )
+    print(
+        f"{sizes['batch']} clips of {sizes['length']} frames {sizes['spec']['shape']}; "
+        f"{ours.about['parameters']:,} parameters; {ours.about['flops'] / 1e12:.3g} TFLOP a step; "
+        f"peak {peak / 1e12:.4g} TFLOP/s; {arguments.rounds} rounds of {arguments.steps} steps; "
+        f"{machine}"
+    )
+    if arguments.trace:
+        for kernel, milliseconds in ours.step("trace", 1)["kernels"]:
+            print(f"{milliseconds:9.3f} ms  {kernel[:110]}")
+    if arguments.out:
+        record = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "machine": machine,
+            "flops": ours.about["flops"],
+            "peak_flops": peak,
+            "results": results,
+        }
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    for worker in workers.values():
+        worker.close()
+
+
+if __name__ == "__main__":
+    main()
