@@ -121,6 +121,7 @@ def default_config() -> ConfigDict:
             "seed": 0,
             "source": {"name": "", "options": {}},
             "mesh": mode_defaults.mesh_defaults(),
+            "profile": {"steps": 0, "skip": 10},  # training steps to trace, and those before
             "data": {
                 "length": 10,  # steps of a sequence
                 "length_mode": "crop",  # resample | crop | pad

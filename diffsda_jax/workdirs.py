@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from diffsda_jax import config as configuration
 from diffsda_jax import distributed, sharding
 from diffsda_jax.experiment import Experiment
-from diffsda_jax.train import checkpoint, loop
+from diffsda_jax.train import checkpoint, loop, profiling
 from diffsda_jax.train.lock import WorkdirLock
 from diffsda_jax.train.state import TrainState
 from diffsda_jax.train.step import StepFn
@@ -31,6 +31,8 @@ FreeOptions = Mapping[str, Sequence[str] | None]
 # What may change between two starts in one workdir: how long, how often, where, what is measured.
 FREE_OPTIONS: FreeOptions = {
     "mesh": None,  # all of it
+    "profile": None,
+    "model": ("remat", "lstm_backend"),
     "eval": None,
     "first_stage": None,
     "latents": None,
@@ -57,6 +59,7 @@ class Purpose(NamedTuple):
     Attributes:
       config: the config as JSON values.
       mesh: section of the config: how the devices that it is done on are used.
+      profile: section of the config: which steps are traced.
       data: fingerprint of what is learnt from.
       train: how long, how often: options as in the config's section ``train``.
       seed: of the training's random choices.
@@ -69,6 +72,7 @@ class Purpose(NamedTuple):
 
     config: dict[str, Any]
     mesh: ConfigDict
+    profile: ConfigDict
     data: str
     train: ConfigDict
     seed: int
@@ -90,6 +94,7 @@ def purpose_of(experiment: Experiment, init_option: str = "train.init_from") -> 
     return Purpose(
         config=meta["config"],
         mesh=experiment.config.mesh,
+        profile=experiment.config.profile,
         data=meta["source"]["fingerprint"],
         train=experiment.config.train,
         seed=experiment.config.seed,
@@ -128,6 +133,7 @@ def purpose_of_section(
     return Purpose(
         config=experiment.meta()["config"],
         mesh=config.mesh,
+        profile=config.profile,
         data=data,
         train=ConfigDict(
             {name: config.train[name] for name in _SHARED_TRAIN_OPTIONS}
@@ -249,6 +255,13 @@ def _on_first_process(evaluator: Evaluate) -> Evaluate:
     return evaluate
 
 
+def _traced(step_fn: StepFn, profile: ConfigDict, workdir: Path) -> StepFn:
+    """The step, traced as section ``profile`` says; only on the first process."""
+    if not profile.steps or not distributed.is_first():
+        return step_fn
+    return profiling.trace_steps(step_fn, workdir / "logs", profile.skip, profile.steps)
+
+
 def train_in(
     workdir: str | Path, purpose: Purpose, prepare: Callable[[Path, Mesh, bool], Training]
 ) -> loop.TrainResult:
@@ -289,7 +302,7 @@ def train_in(
             evaluator(int(state.step), state)  # finished before; the loop has nothing to do
         return loop.train(
             state=state,
-            step_fn=training.step_fn,
+            step_fn=_traced(training.step_fn, purpose.profile, workdir),
             data_iterator=training.iterator,
             mesh=mesh,
             root_key=jax.random.key(purpose.seed),
