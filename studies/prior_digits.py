@@ -3,7 +3,7 @@
 The sequence model and the priors are trained as configs/digits.py and `prior` say, but for the flat
 networks, which get twice the steps of the joint prior. Fréchet distances are between sampled and
 test sequences, of the factors themselves and of the features of a judge of digits and motions.
-Runtime: not measured yet.
+Runtime: not measured; not run in full.
 Command: python -m diffsda_jax.study --study=studies/prior_digits.py --out=runs/prior_digits
 """
 
