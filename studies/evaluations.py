@@ -4,7 +4,7 @@ Japanese vowels, 300 training steps instead of 1,000. The variants differ in the
 one model is trained for each seed. `heun` is the paper's, at most 63 evaluations; the others
 evaluate once a step. Reconstructions start from random noise (what the factors hold) or from the
 inverted noise, which the same solver finds first.
-Runtime: 10 CPU minutes in all, half of that on two idle cores (AMD EPYC).
+Runtime: 10 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).
 Command: python -m diffsda_jax.study --study=studies/evaluations.py --out=runs/evaluations
 """
 

@@ -3,7 +3,7 @@
 Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in the README.
 `edm` is the weight of Karras et al. 2022 (paper and default), `min_snr` that of Hang et al. 2023,
 `uniform` none: the plain squared error, in which high noise counts most.
-Runtime: 8 CPU minutes in all, half of that on two idle cores (AMD EPYC).
+Runtime: 8 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).
 Command: python -m diffsda_jax.study --study=studies/loss_weighting.py --out=runs/loss_weighting
 """
 

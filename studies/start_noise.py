@@ -4,7 +4,7 @@ Generated stations and weather, whose labels of both kinds are known, cut down f
 instead of 72, 500 training steps instead of 1,200. The variants differ in the evaluation only, so
 one model is trained for each seed. `target` and `donor` start from the inverted noise of the clip
 that gives s or d, which can bring along more of that clip than its factor.
-Runtime: 7 CPU minutes in all, half of that on two idle cores (AMD EPYC).
+Runtime: 7 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).
 Command: python -m diffsda_jax.study --study=studies/start_noise.py --out=runs/start_noise
 """
 
