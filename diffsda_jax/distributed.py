@@ -27,6 +27,7 @@ _SCHEDULERS = {
 _SECONDS_TO_WAIT = 7 * 24 * 3600  # for process 0, which may evaluate for long; if it dies all end
 _SECONDS_TO_REPORT = 3.0
 _NAMED_DIFFERENCES = 5
+_TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")  # of older and of newer virtual machines
 _barriers = itertools.count()
 
 
@@ -106,8 +107,8 @@ def environment() -> str:
         return "Kubernetes"
     unsaid = not {"TPU_WORKER_HOSTNAMES", "TPU_SKIP_MDS_QUERY"} & known.keys()
     allowed = "tpu" in known.get("JAX_PLATFORMS", "tpu")
-    chips = glob.glob("/dev/accel*") and importlib.util.find_spec("libtpu")
-    return "TPU" if unsaid and allowed and chips else ""
+    chips = any(glob.glob(pattern) for pattern in _TPU_DEVICES)
+    return "TPU" if unsaid and allowed and chips and importlib.util.find_spec("libtpu") else ""
 
 
 def several() -> bool:

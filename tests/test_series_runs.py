@@ -94,10 +94,10 @@ def finished(options, tmp_path_factory):
     def run(name, variant):
         workdir, printed = tmp_path_factory.mktemp(name), io.StringIO()
         evaluate = functools.partial(runs.evaluation.evaluate, pictures=False)
-        mesh = functools.partial(workdirs.sharding.make_mesh, jax.devices()[:1])
+        mesh = workdirs.sharding.make_mesh(jax.devices()[:1])
         with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
             patch.setattr(runs.evaluation, "evaluate", evaluate)
-            patch.setattr(workdirs.sharding, "make_mesh", mesh)
+            patch.setattr(workdirs.configuration, "make_mesh", lambda _: mesh)
             result = runs.run_train(small(name, variant, options), workdir)
         assert int(result.state.step) == 2 and not result.interrupted
         content = json.loads((workdir / "eval" / "00000002" / "metrics.json").read_text())
