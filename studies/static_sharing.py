@@ -4,7 +4,7 @@ Generated stations and weather, whose labels of both kinds are known, cut down f
 instead of 72, 500 training steps instead of 1,200. With a static factor of each step nothing in the
 model keeps what changes out of s: if the decoder then takes all from s, a swap gives the static
 donor back with its own weather.
-Runtime: about 7 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).
+Runtime: 9 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).
 Command: python -m diffsda_jax.study --study=studies/static_sharing.py --out=runs/static_sharing
 """
 
