@@ -33,7 +33,7 @@ def test_studies_of_what_follows_training_train_one_model_a_seed():
         runs_of_study = make_runs(study, Path("out"))
         assert len({run.workdir for run in runs_of_study}) == models
         assert len({run.folder for run in runs_of_study}) == len(study.seeds) * len(study.variants)
-        assert shared == (path.stem in ("start_noise", "evaluations", "prior"))
+        assert shared == (path.stem in ("start_noise", "evaluations", "prior", "prior_digits"))
 
 
 @pytest.mark.slow
