@@ -139,6 +139,12 @@ def measure(workers: dict[str, Worker], rounds: int, steps: int) -> dict[str, di
     return results
 
 
+def format_ratios(theirs: list[float], own: list[float]) -> str:
+    """Median of the ratios of each round, with the smallest and the largest."""
+    ratios = [their / mine for their, mine in zip(theirs, own, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
 def report(workers: dict[str, Worker], results: dict[str, dict[str, list]]) -> None:
     """Prints the table; ratios are medians over rounds, with the smallest and the largest."""
     print("| | parameters | s/step |", *(f"times {name} |" for name in OURS), end=" ")
@@ -148,10 +154,7 @@ def report(workers: dict[str, Worker], results: dict[str, dict[str, list]]) -> N
         cells = [name, f"{workers[name].about['parameters']:,}"]
         cells.append(f"{statistics.median(result['seconds']):.3f}")
         for ours in OURS:
-            pairs = zip(result["seconds"], results[ours]["seconds"], strict=True)
-            ratios = [theirs / mine for theirs, mine in pairs]
-            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-            cells.append(f"{statistics.median(ratios):.2f} {spread}")
+            cells.append(format_ratios(result["seconds"], results[ours]["seconds"]))
         cells += [f"{result['losses'][0]:.3f}", f"{result['peak_mib'][-1]:.0f}"]
         print("| " + " | ".join(cells) + " |")
 

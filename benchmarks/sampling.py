@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from air_quality_step import PAUSE_SECONDS, Worker
+from air_quality_step import PAUSE_SECONDS, Worker, format_ratios
 
 HERE = Path(__file__).parent
 THEIRS = ("eager", "eager, channels last")
@@ -79,10 +79,7 @@ def report(results: dict[str, list[float]], evaluations: dict[str, int]) -> None
     for name, seconds in results.items():
         cells = [name, str(evaluations[name]), f"{statistics.median(seconds):.2f}"]
         for theirs in THEIRS:
-            pairs = zip(results[f"torch, {theirs}"], seconds, strict=True)
-            ratios = [other / own for other, own in pairs]
-            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-            cells.append(f"{statistics.median(ratios):.2f} {spread}")
+            cells.append(format_ratios(results[f"torch, {theirs}"], seconds))
         print("| " + " | ".join(cells) + " |")
 
 

@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from air_quality_step import PAUSE_SECONDS, Worker
+from air_quality_step import PAUSE_SECONDS, Worker, format_ratios
 
 HERE = Path(__file__).parent
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -183,10 +183,7 @@ def report(results: dict[str, dict[str, Any]], flops: float, peak: float) -> Non
         cells += [f"{100 * flops / seconds / peak:.0f} %", f"{result['peak_mib']:.0f}"]
         cells += [f"{result['first_step_seconds']:.1f}", f"{result['losses'][0]:.3f}"]
         for other in theirs:
-            pairs = zip(results[other]["seconds"], result["seconds"], strict=True)
-            ratios = [their / own for their, own in pairs]
-            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-            cells.append(f"{statistics.median(ratios):.2f} {spread}")
+            cells.append(format_ratios(results[other]["seconds"], result["seconds"]))
         print("| " + " | ".join(cells) + " |")
 
 
@@ -217,12 +214,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def start(arguments: argparse.Namespace) -> tuple[dict[str, Worker], dict[str, Any]]:
     """All sides, ours first, and what they are given."""
-    from diffsda_jax.study.description import _parse_value
+    from diffsda_jax.study.description import parse_value
 
     pairs = (item.partition("=") for item in arguments.set)
     sizes = {
         "config": arguments.config,
-        "set": {key: _parse_value(value) for key, _, value in pairs},
+        "set": {key: parse_value(value) for key, _, value in pairs},
         "batch": arguments.batch,
         "shape": [int(size) for size in arguments.shape.split(",") if size],
     }

@@ -204,7 +204,7 @@ def change_study(study: Study, settings: Sequence[str], seeds: Sequence[int] | N
                 f"--set={setting}: variant {varied[0]!r} of the study sets {key} itself; choose an "
                 "option that is the same in all variants, or write a study file of your own."
             )
-        common[key] = _parse_value(text)
+        common[key] = parse_value(text)
     study = dataclasses.replace(
         study, common=common, seeds=study.seeds if seeds is None else tuple(seeds)
     )
@@ -212,7 +212,7 @@ def change_study(study: Study, settings: Sequence[str], seeds: Sequence[int] | N
     return study
 
 
-def _parse_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A Python value as it is written; what is none is a text."""
     try:
         return ast.literal_eval(text)
