@@ -14,8 +14,6 @@ PATH is a Python that has PyTorch, this one if left out. Small: `--width=32 --si
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -23,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from air_quality_step import PAUSE_SECONDS, Worker
+from turns import PAUSE_SECONDS, Worker, add_record, cores, describe_machine, prepare
 
 HERE = Path(__file__).parent
 
@@ -103,10 +101,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1, help="encodings of a side in a round")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if not Path(arguments.torch_python).is_file():
-        sys.exit(f"first_stage_encoding: --torch-python={arguments.torch_python} is no file.")
-    return arguments
+    parser.add_argument("--out", type=Path, help="file that results are added to")
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -116,12 +112,9 @@ def main() -> None:
         return work(arguments.worker)
     from diffsda_jax.first_stage.spec import PUBLISHED
 
-    os.environ["JAX_PLATFORMS"] = arguments.device
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # both sides share one GPU
+    prepare(arguments)
     spec = dataclasses.replace(PUBLISHED["vq-f8"], channels=arguments.width).to_dict()
-    # Both sides keep to the cores that `taskset` leaves them.
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load, abouts = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan"), []
+    machine, abouts, measured = describe_machine(), [], {}
     print("| chunk_frames | jax frames/s | torch frames/s | jax / torch | jax peak MiB", end=" ")
     print("| of these its program | torch peak MiB |\n" + "|---" * 7 + "|")
     for chunk in map(int, arguments.chunks.split(",")):
@@ -129,7 +122,7 @@ def main() -> None:
         sizes = {"spec": spec, "size": arguments.size, "chunk": chunk, "frames": frames}
         text = json.dumps(sizes)
         twin = [arguments.torch_python, str(HERE / "torch_first_stage.py"), f"--sizes={text}"]
-        twin += [f"--device={arguments.device}", f"--threads={threads}"]
+        twin += [f"--device={arguments.device}", f"--threads={cores()}"]
         workers = {"jax": Worker([sys.executable, __file__, f"--worker={text}"])}
         workers["torch"] = Worker(twin)
         abouts = [worker.about for worker in workers.values()]
@@ -137,13 +130,16 @@ def main() -> None:
             print("The two encoders are not the same: their numbers of parameters differ.")
         results = measure(workers, frames, arguments.rounds, arguments.steps)
         print(row(chunk, results, abouts[0]["program_mib"]), flush=True)
+        measured[chunk] = results | {"program_mib": abouts[0]["program_mib"]}
         for worker in workers.values():
             worker.close()
     print(
-        f"Machine: {threads} CPUs ({platform.machine()}), load {load:.1f} before; "
-        f"{abouts[0]['about']}; {abouts[1]['about']}; device {arguments.device}; "
+        f"{machine}{abouts[0]['about']}; {abouts[1]['about']}; device {arguments.device}; "
         f"{abouts[0]['parameters']:,} parameters of the encoder; frames of {arguments.size}x"
         f"{arguments.size}; {arguments.rounds} rounds of {arguments.steps} encodings."
+    )
+    add_record(
+        arguments.out, machine + "; ".join(each["about"] for each in abouts), chunks=measured
     )
 
 

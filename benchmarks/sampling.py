@@ -1,11 +1,13 @@
-"""Seconds of sampling clips with the denoiser of a video config, beside the same in PyTorch.
+"""Seconds of sampling sequences with the denoiser of a config, beside the same in PyTorch.
 
-Both sides draw the same number of clips from noise, given factors, with random weights: Heun's
+Both sides draw the same number of sequences from noise, given factors, with random weights: Heun's
 method with 63 evaluations on either side, and on ours also solvers that need fewer. They run in
 processes of their own that take turns on this machine; each waits while the other works.
 
     python benchmarks/sampling.py --torch-python=PATH --config=configs/digits.py --clips=64 \
         --length=16 --fast=dpmpp_2m:12
+    python benchmarks/sampling.py --config=configs/librispeech.py:reference --shape=80 --clips=16 \
+        --length=68 --theirs=eager
 
 PATH is a Python that has PyTorch, this one if left out. `--fast` takes solver:steps, several by
 commas, such as the one that `--mode=sampling` chose.
@@ -13,18 +15,23 @@ commas, such as the one that `--mode=sampling` chose.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from air_quality_step import PAUSE_SECONDS, Worker, format_ratios
+from turns import (
+    PAUSE_SECONDS,
+    Worker,
+    add_record,
+    cores,
+    describe_machine,
+    format_ratios,
+    prepare,
+)
 
 HERE = Path(__file__).parent
-THEIRS = ("eager", "eager, channels last")
 
 
 def work(sizes: dict[str, Any]) -> None:
@@ -74,12 +81,12 @@ def measure(sides: list[tuple[str, str, Worker]], rounds: int) -> dict[str, list
 
 def report(results: dict[str, list[float]], evaluations: dict[str, int]) -> None:
     """Prints the table; ratios are medians over rounds, with the smallest and the largest."""
-    print("| | evaluations | s | " + " | ".join(f"{name} / this" for name in THEIRS) + " |")
-    print("|---" * (3 + len(THEIRS)) + "|")
+    theirs = [name for name in results if name.startswith("torch")]
+    print("| | evaluations | s | " + " | ".join(f"{name} / this" for name in theirs) + " |")
+    print("|---" * (3 + len(theirs)) + "|")
     for name, seconds in results.items():
         cells = [name, str(evaluations[name]), f"{statistics.median(seconds):.2f}"]
-        for theirs in THEIRS:
-            cells.append(format_ratios(results[f"torch, {theirs}"], seconds))
+        cells += [format_ratios(results[other], seconds) for other in theirs]
         print("| " + " | ".join(cells) + " |")
 
 
@@ -88,19 +95,18 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", default=sys.executable, help="a Python with PyTorch")
     parser.add_argument("--config", default=str(HERE.parent / "configs" / "digits.py"))
-    parser.add_argument("--shape", default="16,16,1", help="height, width, channels of a frame")
+    parser.add_argument("--shape", default="16,16,1", help="height, width, channels; or features")
     parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--length", type=int, default=16, help="frames of a clip")
+    parser.add_argument("--length", type=int, default=16, help="steps of a sequence")
     parser.add_argument("--steps", type=int, default=32, help="of Heun; 32 are 63 evaluations")
     parser.add_argument("--fast", default="dpmpp_2m:12", help="solver:steps, several by commas")
+    parser.add_argument("--theirs", default="eager;eager, channels last", help="several by ;")
     parser.add_argument("--precision", default="", help="of our side: float32 or bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
+    parser.add_argument("--out", type=Path, help="file that results are added to")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if not Path(arguments.torch_python).is_file():
-        sys.exit(f"sampling: --torch-python={arguments.torch_python} is no file.")
-    return arguments
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -113,35 +119,35 @@ def main() -> None:
     from diffsda_jax.diffusion.schedules import sigma_grid
     from diffsda_jax.experiment import model_spec
 
-    os.environ["JAX_PLATFORMS"] = arguments.device
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # both sides share one GPU
+    prepare(arguments)
     config = configuration.load_config(arguments.config)
-    spec = model_spec(config, "video", tuple(map(int, arguments.shape.split(","))))
+    shape = tuple(map(int, arguments.shape.split(",")))
+    spec = model_spec(config, "video" if len(shape) == 3 else "series", shape)
     grid = sigma_grid(arguments.steps, spec.sigma_min, spec.sigma_max, spec.rho).tolist()
     values = spec.to_dict()
     values["precision"] = arguments.precision or values["precision"]
     sizes = {"spec": values, "clips": arguments.clips, "length": arguments.length, "grid": grid}
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    twin = [arguments.torch_python, str(HERE / "torch_unet.py"), f"--sizes={json.dumps(sizes)}"]
-    theirs = Worker([*twin, f"--device={arguments.device}", f"--threads={threads}"])
+    twin = [arguments.torch_python, str(HERE / "torch_sampling.py"), f"--sizes={json.dumps(sizes)}"]
+    theirs = Worker([*twin, f"--device={arguments.device}", f"--threads={cores()}"])
     ours = Worker([sys.executable, __file__, f"--worker={json.dumps(sizes)}"])
     if ours.about["parameters"] != theirs.about["parameters"]:
         print("The two denoisers are not the same: their numbers of parameters differ.")
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    machine = describe_machine((ours.about["about"], theirs.about["about"]))
     forms = [f"heun:{arguments.steps}", *arguments.fast.split(",")]
-    sides = [(f"torch, {form}", form, theirs) for form in THEIRS]
+    sides = [(f"torch, {form}", form, theirs) for form in arguments.theirs.split(";")]
     sides += [(f"jax, {form}", form, ours) for form in forms]
-    evaluations = {name: 2 * arguments.steps - 1 for name, _, _ in sides[: len(THEIRS)]}
+    evaluations = {name: 2 * arguments.steps - 1 for name, _, side in sides if side is theirs}
     for form in forms:
         solver, num_steps = form.split(":")
         evaluations[f"jax, {form}"] = SamplerSpec(solver, int(num_steps)).evaluations
-    report(measure(sides, arguments.rounds), evaluations)
+    results = measure(sides, arguments.rounds)
+    report(results, evaluations)
     print(
-        f"Machine: {threads} CPUs ({platform.machine()}), load {load:.1f} before; "
-        f"{ours.about['about']}; {theirs.about['about']}; device {arguments.device}; "
-        f"{arguments.rounds} rounds; {ours.about['parameters']:,} parameters of the denoiser; "
-        f"{arguments.clips} clips of {arguments.length} frames {arguments.shape}."
+        f"{machine}; device {arguments.device}; {arguments.rounds} rounds; "
+        f"{ours.about['parameters']:,} parameters of the denoiser; "
+        f"{arguments.clips} sequences of {arguments.length} steps {shape}."
     )
+    add_record(arguments.out, machine, evaluations=evaluations, seconds=results)
     for worker in (ours, theirs):
         worker.close()
 

@@ -1,31 +1,18 @@
 """The encoder of the frame autoencoders in PyTorch, to be timed against.
 
 `first_stage_encoding.py` starts this file in an environment with PyTorch, which the package itself
-does not need. The process says what it is in one line of JSON, then answers each line
-`{"form": ..., "steps": ...}` with the seconds of so many encodings of the same raw frames, from
-bytes on the host to float16 latents on the host, and its peak memory.
+does not need. It times encodings of the same raw frames, from bytes on the host to float16 latents
+on the host.
 
 References:
   Esser et al.: Taming transformers, CVPR 2021; Rombach et al.: Latent diffusion, CVPR 2022.
 """
 
-import argparse
-import json
 import math
-import resource
-import sys
-import time
 from typing import Any
 
-try:
-    import torch
-    from torch import Tensor, nn
-    from torch.nn import functional
-except ImportError:
-    sys.exit(
-        f"torch_first_stage: PyTorch is not installed for {sys.executable}; install it there (pip "
-        "install torch), or give --torch-python=PATH of a Python that has it."
-    )
+from torch.nn import functional
+from torch_turns import Tensor, answer, nn, parse_arguments, torch
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -102,13 +89,6 @@ def make_encoder(spec: dict[str, Any]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(spec["z_channels"], spec["embed_dim"], 1))
 
 
-def peak_mib(device: str) -> float:
-    """The most memory so far: that PyTorch held on a GPU, or the process otherwise."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
 @torch.inference_mode()
 def encode(encoder: nn.Module, frames: Tensor, chunk: int, device: str) -> Tensor:
     """Latents `[N, E, h, w]` of frames `[N, H, W, C]` of bytes, a chunk at a time."""
@@ -121,27 +101,16 @@ def encode(encoder: nn.Module, frames: Tensor, chunk: int, device: str) -> Tenso
 
 def main() -> None:
     """Answers requests until there are no more."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=json.loads, required=True, help="of model and frames")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, required=True)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse_arguments()
     sizes, device = arguments.sizes, arguments.device
     encoder = make_encoder(sizes["spec"]).to(device).eval()
     shape = (sizes["frames"], sizes["size"], sizes["size"], sizes["spec"]["image_channels"])
     frames = torch.randint(0, 256, shape, dtype=torch.uint8)
-    count = sum(parameter.numel() for parameter in encoder.parameters())
-    about = f"torch {torch.__version__} with {torch.get_num_threads()} threads"
-    print(json.dumps({"parameters": count, "about": about}), flush=True)
-    for line in sys.stdin:
-        seconds = []
-        for _ in range(json.loads(line)["steps"]):
-            began = time.perf_counter()
-            encode(encoder, frames, sizes["chunk"], device)
-            seconds.append(time.perf_counter() - began)
-        print(json.dumps({"seconds": seconds, "peak_mib": peak_mib(device)}), flush=True)
+
+    def work(_: str) -> float:
+        return float(encode(encoder, frames, sizes["chunk"], device).sum())
+
+    answer(encoder, device, work)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,17 @@
-"""The denoiser of video and its sampler in PyTorch, to be timed against.
-
-`sampling.py` starts this file in an environment with PyTorch, which the package itself does not
-need. The process says what it is in one line of JSON, then answers each line
-`{"form": ..., "steps": ...}` with the seconds of so many samplings of the same clips by Heun's
-method, and its peak memory. Forms: `eager` (contiguous NCHW, as PyTorch code is usually run) and
-`eager, channels last`.
+"""The U-Net of video and the denoiser made of it in PyTorch, to be timed against.
 
 References:
-  DiffSDA (arXiv 2510.05717), sections 3, 4 and appendix (video); Karras et al. 2022, algorithm 1.
+  DiffSDA (arXiv 2510.05717), sections 3, 4 and appendix (video).
 """
 
-import argparse
-import json
 import math
-import resource
-import sys
-import time
 from typing import Any
 
-try:
-    import torch
-    from torch import Tensor, nn
-    from torch.nn import functional
-    from torch_first_stage import Attention
-except ImportError:
-    sys.exit(
-        f"torch_unet: PyTorch is not installed for {sys.executable}; install it there (pip "
-        "install torch), or give --torch-python=PATH of a Python that has it."
-    )
+from torch.nn import functional
+from torch_first_stage import Attention
+from torch_turns import Tensor, nn, torch
 
 BLOCKS_DOWN, TEMPLATE_WIDTH, EMBEDDING_FACTOR, FOURIER_SCALE = 2, 256, 4, 16.0
-FORMS = ("eager", "eager, channels last")
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -147,61 +128,3 @@ class Denoiser(nn.Module):
         if self.template_shape[0]:
             x = torch.cat([x, self.template(factors).reshape(-1, *self.template_shape)], 1)
         return self.unet(x, embeddings)
-
-
-@torch.inference_mode()
-def sample(net: Denoiser, start: Tensor, factors: Tensor, grid: list[float], sd: float) -> Tensor:
-    """Heun's method from unit noise `[N, C, H, W]` on falling noise levels; 2 N - 1 evaluations."""
-
-    def slope(x: Tensor, sigma: float) -> Tensor:
-        total = sigma**2 + sd**2
-        c_noise = torch.full((len(x),), math.log(sigma) / 4, device=x.device)
-        net_out = net(x / math.sqrt(total), c_noise, factors)
-        denoised = sd**2 / total * x + sigma * sd / math.sqrt(total) * net_out
-        return (x - denoised) / sigma
-
-    x = start * grid[0]
-    for sigma, following in zip(grid[:-1], grid[1:], strict=True):
-        first = slope(x, sigma)
-        x_next = x + (following - sigma) * first
-        if following > 0:
-            x_next = x + (following - sigma) * (first + slope(x_next, following)) / 2
-        x = x_next
-    return x
-
-
-def main() -> None:
-    """Answers requests until there are no more."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=json.loads, required=True, help="of model and clips")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, required=True)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    sizes, device = arguments.sizes, arguments.device
-    spec = sizes["spec"]
-    net = Denoiser(spec).to(device).eval()
-    frames, (height, width, channels) = sizes["clips"] * sizes["length"], spec["shape"]
-    start = torch.randn(frames, channels, height, width, device=device)
-    factors = torch.randn(frames, spec["dynamic_dim"] + spec["static_dim"], device=device)
-    count = sum(parameter.numel() for parameter in net.parameters())
-    about = f"torch {torch.__version__} with {torch.get_num_threads()} threads"
-    print(json.dumps({"parameters": count, "about": about}), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        last = request["form"] == FORMS[1]
-        layout = torch.channels_last if last else torch.contiguous_format
-        net, start = net.to(memory_format=layout), start.to(memory_format=layout)
-        seconds = []
-        for _ in range(request["steps"]):
-            began = time.perf_counter()
-            x = sample(net, start, factors, sizes["grid"], spec["sigma_data"])
-            float(x.sum())  # waits for the device
-            seconds.append(time.perf_counter() - began)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        print(json.dumps({"seconds": seconds, "peak_mib": peak}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,16 @@
-"""Seconds of a training step on video, beside the same model in PyTorch, and the share of the peak.
+"""Seconds of a training step, beside the same model in PyTorch, and the share of the peak.
 
-The model is that of a config of `configs/`, on made-up frames of the config's shape. All sides run
-in processes of their own that take turns on this machine; each waits while another works. The first
-step of each, which compiles, is timed apart. The peak is a matrix product of 8192 by 8192 numbers,
-of the precision that our side multiplies in, in the same run.
+The model is that of a config of `configs/`, on made-up sequences of the config's shape. All sides
+run in processes of their own that take turns on this machine; each waits while another works. The
+first step of each, which compiles, is timed apart. The peak is a large square matrix product, of
+the precision that our side multiplies in, in the same run. Forms of the twins: see
+`torch_video.py` and `torch_series.py`.
 
-    python benchmarks/video_step.py --config=configs/vox256.py --device=cuda \
+    python benchmarks/train_step.py --config=configs/vox256.py --device=cuda \
         --ours=bfloat16 --theirs="eager;compiled, bfloat16, channels last"
-    python benchmarks/video_step.py --config=configs/mug64.py --batch=1 --torch-python=PATH
+    python benchmarks/train_step.py --config=configs/mug64.py --batch=1 --torch-python=PATH
+    python benchmarks/train_step.py --config=configs/air_quality.py:reference --batch=2 \
+        --ours="float32;bfloat16" --theirs="original;encode once" --torch-python=PATH
 
 PATH is a Python that has PyTorch, this one if left out. `--out` adds the results, as a line of
 JSON, to a file. `--trace` names the kernels that take most of the time of our step on a GPU.
@@ -18,27 +21,36 @@ import collections
 import glob
 import gzip
 import json
-import os
-import platform
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from air_quality_step import PAUSE_SECONDS, Worker, format_ratios
+from turns import (
+    PAUSE_SECONDS,
+    Worker,
+    add_record,
+    cores,
+    describe_machine,
+    format_ratios,
+    prepare,
+)
 
 HERE = Path(__file__).parent
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
 PEAK_REPEATS = 10
+TWINS = {  # by kind: file, forms that are timed if none are named
+    "video": ("torch_video.py", ("eager", "eager, channels last")),
+    "series": ("torch_series.py", ("original", "encode once", "original, bfloat16")),
+}
 
 
 def load_experiment(sizes: dict[str, Any]) -> Any:
-    """The experiment of the config on made-up frames, with the options of the command line."""
+    """The experiment of the config on made-up sequences, with the options of the command line."""
     from diffsda_jax import config as configuration
     from diffsda_jax import experiment as experiments
     from diffsda_jax import plan
@@ -196,7 +208,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=0, help="0 = the config's")
     parser.add_argument("--shape", default="", help="height,width,channels; empty = the config's")
     parser.add_argument("--ours", default="float32", help="precisions, several by ;")
-    parser.add_argument("--theirs", default="eager;eager, channels last", help="several by ;")
+    parser.add_argument("--theirs", help="forms of the twin, several by ;")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1, help="of each side in each round")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
@@ -206,10 +218,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="name our longest kernels")
     parser.add_argument("--out", type=Path, help="file that results are added to")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if not Path(arguments.torch_python).is_file():
-        sys.exit(f"video_step: --torch-python={arguments.torch_python} is no file.")
-    return arguments
+    return parser.parse_args()
 
 
 def start(arguments: argparse.Namespace) -> tuple[dict[str, Worker], dict[str, Any]]:
@@ -235,11 +244,12 @@ def start(arguments: argparse.Namespace) -> tuple[dict[str, Worker], dict[str, A
         "length": config.data.length,
         "p_mean": config.noise.p_mean,
         "p_std": config.noise.p_std,
+        "draws": config.loss.noise_draws,
     }
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    twin = [arguments.torch_python, str(HERE / "torch_video.py"), f"--sizes={json.dumps(sizes)}"]
-    twin += [f"--device={arguments.device}", f"--threads={threads}"]
-    for form in filter(None, arguments.theirs.split(";")):
+    file, forms = TWINS[experiment.spec.kind]
+    twin = [arguments.torch_python, str(HERE / file), f"--sizes={json.dumps(sizes)}"]
+    twin += [f"--device={arguments.device}", f"--threads={cores()}"]
+    for form in forms if arguments.theirs is None else filter(None, arguments.theirs.split(";")):
         workers[f"torch, {form}"] = Worker([*twin, f"--form={form}"])
     return workers, sizes
 
@@ -249,11 +259,10 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.worker is not None:
         return work(arguments.worker)
-    os.environ["JAX_PLATFORMS"] = arguments.device
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # all sides share one GPU
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    prepare(arguments)
     workers, sizes = start(arguments)
     ours = next(iter(workers.values()))
+    machine = describe_machine(worker.about["about"] for worker in workers.values())
     for name, worker in workers.items():
         ratio = worker.about["parameters"] / ours.about["parameters"]
         if abs(ratio - 1) > 1e-3:  # PyTorch's LSTMs have a second bias
@@ -261,13 +270,8 @@ def main() -> None:
     results = measure(workers, arguments.rounds, arguments.steps, arguments.compile_together)
     peak = ours.step("peak", 1)["peak_flops"]
     report(results, ours.about["flops"], peak)
-    abouts = "; ".join(dict.fromkeys(worker.about["about"] for worker in workers.values()))
-    machine = (
-        f"{os.cpu_count()} CPUs ({platform.machine()}), load {load:.1f} before; {abouts}; "
-        f"{platform.python_version()}"
-    )
     print(
-        f"{sizes['batch']} clips of {sizes['length']} frames {sizes['spec']['shape']}; "
+        f"{sizes['batch']} sequences of {sizes['length']} steps {sizes['spec']['shape']}; "
         f"{ours.about['parameters']:,} parameters; {ours.about['flops'] / 1e12:.3g} TFLOP a step; "
         f"peak {peak / 1e12:.4g} TFLOP/s; {arguments.rounds} rounds of {arguments.steps} steps; "
         f"{machine}"
@@ -275,17 +279,8 @@ def main() -> None:
     if arguments.trace:
         for kernel, milliseconds in ours.step("trace", 1)["kernels"]:
             print(f"{milliseconds:9.3f} ms  {kernel[:110]}")
-    if arguments.out:
-        record = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": sys.argv,
-            "machine": machine,
-            "flops": ours.about["flops"],
-            "peak_flops": peak,
-            "results": results,
-        }
-        with arguments.out.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+    measured = {"flops": ours.about["flops"], "peak_flops": peak, "results": results}
+    add_record(arguments.out, machine, **measured)
     for worker in workers.values():
         worker.close()
 

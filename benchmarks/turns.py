@@ -1,0 +1,90 @@
+"""What the benchmarks share: processes that take turns on one machine, ratios, a file of results.
+
+Nothing here needs jax or torch.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PAUSE_SECONDS = 0.5  # until the threads of the other process sleep
+
+
+class Worker:
+    """A process that does timed work when asked, in lines of JSON.
+
+    Attributes:
+      about: what it said of itself, such as number of parameters and versions.
+    """
+
+    def __init__(self, command: list[str]):
+        """Starts it and waits until it is ready."""
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.about = self._read()
+
+    def step(self, form: str, count: int) -> dict[str, Any]:
+        """Its answer to a request for some steps, such as seconds, losses and largest memory."""
+        self._process.stdin.write(json.dumps({"form": form, "steps": count}) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            name = Path(sys.argv[0]).stem
+            sys.exit(f"{name}: a worker ended with status {self._process.wait()}.")
+        return json.loads(line)
+
+
+def cores() -> int:
+    """Those that this process may use; `taskset` limits them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def prepare(arguments: Any) -> None:
+    """Checks `torch_python`, and makes workers use `device` and share its memory."""
+    if not Path(arguments.torch_python).is_file():
+        name = Path(sys.argv[0]).stem
+        sys.exit(f"{name}: --torch-python={arguments.torch_python} is no file.")
+    os.environ["JAX_PLATFORMS"] = arguments.device
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+
+
+def format_ratios(theirs: list[float], own: list[float]) -> str:
+    """Median of the ratios of each round, with the smallest and the largest."""
+    ratios = [their / mine for their, mine in zip(theirs, own, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def describe_machine(abouts: Iterable[str] = ()) -> str:
+    """Cores, load at this moment, and versions; to be called before the work."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    names = "; ".join(dict.fromkeys(abouts))
+    return (
+        f"{cores()} CPU cores ({platform.machine()}), load {load:.1f} before; "
+        f"Python {platform.python_version()}; {names}"
+    )
+
+
+def add_record(path: Path | None, machine: str, **measured: Any) -> None:
+    """Adds a line of JSON with time, command and machine to a file; none if `path` is None."""
+    if path is None:
+        return
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command}
+    with path.open("a") as file:
+        file.write(json.dumps(record | {"machine": machine} | measured) + "\n")
