@@ -85,8 +85,9 @@ def work(sizes: dict[str, Any]) -> None:
     experiment, mesh = load_experiment(sizes), sharding.make_mesh()
     transformation, step_fn, _ = experiments.make_training(experiment, mesh)
     state = experiments.initial_state(experiment, transformation, mesh)
-    batch = experiments.load_split(experiment, "train", experiment.config.train.batch_size)
-    batch = sharding.shard_batch({key: batch[key] for key in BATCH_KEYS}, mesh)
+    batch = next(iter(experiments.make_iterator(experiment, seed=0)))
+    batch = {key: batch[key] for key in BATCH_KEYS if key in batch}  # waveforms have no mask
+    batch = sharding.shard_batch(batch, mesh)
     key = jax.random.key(0)
     about = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
