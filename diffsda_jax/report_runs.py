@@ -133,6 +133,8 @@ def _load(
     config: ConfigDict, workdir: Path
 ) -> tuple[Experiment | None, DiffSDA | None, str | None]:
     """Experiment and newest model; None, and why, for what is not on this machine."""
+    if not any(workdir.glob("checkpoints/[0-9]*")):
+        return None, None, "there is no checkpoint yet"
     try:
         return *runs.load_trained(config, workdir), None
     except (FileNotFoundError, ImportError) as error:

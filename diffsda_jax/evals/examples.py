@@ -39,7 +39,7 @@ class Swaps(NamedTuple):
 
 
 class Reconstructions(NamedTuple):
-    """Some test clips decoded from their own factors and random noise.
+    """Some test clips decoded from their own factors, and noise that knows nothing of them.
 
     Attributes:
       index: of the test clips ``[P]``.
@@ -114,7 +114,7 @@ def make_examples(
       label_names: see `Examples`.
     """
     index = context.some_clips()[:num_clips]
-    x = context.decode_from_noise(context.test_factors[index])
+    x = context.decode_from_noise(context.test_factors[index], _noise(context, len(index)))
     rebuilt = Reconstructions(index, x, normalised_errors(context, index, x))
     swaps = None if context.why_no_swaps() else _make_swaps(context, num_clips)
     traversals = []
@@ -215,8 +215,14 @@ def _traverse(
         static=np.concatenate([one.static for one in moved]),
         dynamic=np.concatenate([one.dynamic for one in moved]),
     )
-    rng = np.random.default_rng(context.settings.seed)
-    noise = rng.standard_normal((1, *context.test["x"].shape[1:]), dtype=np.float32)
-    x = context.decode_from_noise(factors, np.repeat(noise, len(moved), axis=0))
+    x = context.decode_from_noise(factors, np.repeat(_noise(context, 1), len(moved), axis=0))
     x = x.reshape(count, num_places, *x.shape[1:])
     return Traversal(components.factor, clip, list(titles)[:count], places, x)
+
+
+def _noise(context: Context, count: int) -> Clips:
+    """Start noise that knows nothing of the clips: zero where swaps start from it, else random."""
+    shape = (count, *context.test["x"].shape[1:])
+    if context.settings.start == "zero":
+        return np.zeros(shape, np.float32)
+    return np.random.default_rng(context.settings.seed).standard_normal(shape, dtype=np.float32)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from markupsafe import Markup, escape
 
 NUM_COLOURS = 8  # classes c0 to c7 of the style sheet; later lines repeat them, dashed
@@ -19,14 +20,14 @@ class Line(NamedTuple):
 
     Attributes:
       name: in the legend and where a value is read off.
-      x: increasing.
-      y: as many values; those that are not finite leave a gap.
+      x: increasing ``[N]``.
+      y: ``[N]``; values that are not finite leave a gap.
       colour: number of its colour.
     """
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Float[np.ndarray, " N"] | Int[np.ndarray, " N"]
+    y: Float[np.ndarray, " N"]
     colour: int = 0
 
 
@@ -45,7 +46,7 @@ class Axis(NamedTuple):
     high: float
     log: bool = False
 
-    def place(self, values: np.ndarray) -> np.ndarray:
+    def place(self, values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
         """Where values lie, 0 at the start and 1 at the end."""
         low, high = self.low, self.high
         if self.log:
@@ -132,13 +133,15 @@ def _frame(x_axis: Axis, y_axis: Axis) -> str:
     """Grid, ticks and labels."""
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     parts = []
-    for value in y_axis.ticks():
-        y = bottom - float(y_axis.place(np.float64(value))) * (bottom - _TOP)
+    ticks = y_axis.ticks()
+    for value, share in zip(ticks, y_axis.place(np.array(ticks)), strict=True):
+        y = bottom - share * (bottom - _TOP)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         text = format_tick(value)
         parts.append(f'<text class="tick end" x="{_LEFT - 5}" y="{y + 3.5:.1f}">{text}</text>')
-    for value in x_axis.ticks():
-        x = _LEFT + float(x_axis.place(np.float64(value))) * (right - _LEFT)
+    ticks = x_axis.ticks()
+    for value, share in zip(ticks, x_axis.place(np.array(ticks)), strict=True):
+        x = _LEFT + share * (right - _LEFT)
         text = format_tick(value)
         parts.append(f'<text class="tick mid" x="{x:.1f}" y="{bottom + 14}">{text}</text>')
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')

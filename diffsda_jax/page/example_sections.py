@@ -12,7 +12,7 @@ from diffsda_jax.page.media import Shelf, read_animation
 from diffsda_jax.page.painter import Painter, panels_of
 from diffsda_jax.page.records import Evaluation
 
-_SHOWN_SWAPS, _SHOWN_WORST = 4, 3
+_SHOWN_SWAPS, _SHOWN_WORST = {"video": 6, "series": 4}, 3
 _GRID_FPS = 6.0
 _SOUND_ROLES = {
     "voice": ("voice from", "static"),
@@ -58,13 +58,13 @@ def swaps_section(
         rows = [_sound_row(shelf, number, files) for number, files in enumerate(sounds)]
         blocks.append(Rows(rows))
     if examples is not None and examples.swaps is not None and painter.can_draw:
-        count = min(_SHOWN_SWAPS, len(examples.swaps.x))
+        count = min(_SHOWN_SWAPS[painter.kind], len(examples.swaps.x))
         rows = [_swap_row(examples, painter, place) for place in range(count)]
         if rows:
             blocks.append(
                 Text(
                     "The first swaps of the evaluation, not picked. Only the two factors are given "
-                    "to the decoder; it starts from noise."
+                    f"to the decoder.{painter.hint(examples.swaps.x.shape[2])}"
                 )
             )
             blocks += painter.legend(examples.swaps.x.shape[2])
@@ -122,8 +122,8 @@ def failures_section(
         if len(rebuilt.x):
             blocks.append(
                 Text(
-                    f"The worst of {len(rebuilt.x)} reconstructions from the factors and random "
-                    "noise, by their mean squared error over the variance of the data. The median "
+                    f"The worst of {len(rebuilt.x)} reconstructions from the factors alone, by "
+                    "their mean squared error over the variance of the data. The median "
                     f"is {np.median(rebuilt.error):.2f}."
                 )
             )

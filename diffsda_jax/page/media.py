@@ -23,7 +23,7 @@ _TYPES = {
     ".wav": "audio/wav",
 }
 _WEBP_QUALITY = 85
-_LARGEST_PNG = 200_000  # values
+_LARGEST_PNG = 400_000  # values
 
 
 class Media(NamedTuple):
@@ -34,12 +34,14 @@ class Media(NamedTuple):
       kind: ``image``, ``video`` or ``audio``.
       width: in pixels; 0 where it is not known.
       height: in pixels; 0 where it is not known.
+      poster: of a video: a picture of its first frame, for the time before it plays.
     """
 
     uri: str
     kind: str
     width: int = 0
     height: int = 0
+    poster: str = ""
 
 
 class Shelf:
@@ -91,7 +93,11 @@ class Shelf:
     def add_animation(self, name: str, frames: Sequence[Picture], fps: float) -> Media | None:
         """Embeds an animation, see `encode_animation`."""
         data, suffix = encode_animation(frames, fps)
-        return self.add(name, data, suffix, (frames[0].shape[1], frames[0].shape[0]))
+        media = self.add(name, data, suffix, (frames[0].shape[1], frames[0].shape[0]))
+        if media is None or media.kind != "video":
+            return media
+        poster = self.add_picture(f"first frame of {name}", frames[0])
+        return media._replace(poster=poster.uri if poster else "")
 
 
 def encode_animation(frames: Sequence[Picture], fps: float) -> tuple[bytes, str]:
@@ -124,7 +130,7 @@ def read_animation(path: Path) -> tuple[list[Picture], float]:
 
 
 def heat_map(
-    series: Float[np.ndarray, "V F"], limits: tuple[float, float], side: int = 160
+    series: Float[np.ndarray, "V F"], limits: tuple[float, float], side: int = 320
 ) -> Picture:
     """A series as a picture: steps to the right, features upwards, the larger the brighter.
 

@@ -56,6 +56,12 @@ class Painter:
             return []
         return [Legend(self.names(num_features)[:num_features])]
 
+    def hint(self, num_features: int) -> str:
+        """A sentence on how to read what is not drawn as lines."""
+        if self.kind == "video" or num_features <= MOST_LINES:
+            return ""
+        return " Steps go to the right, features upwards; the brighter, the larger the value."
+
     def draw(self, sequences: Sequence[Clip], alts: Sequence[str]) -> list[Media | Markup]:
         """Sequences that are compared with each other, on one scale; videos move.
 

@@ -88,7 +88,8 @@ def lead_of(facts: Facts, records: Records) -> str:
     done = facts.step
     if done is None and records.curves:
         done = int(max(curve.steps[-1] for curve in records.curves.values()))
-    size = f" The model has {_count(facts.num_parameters)} parameters." * bool(facts.num_parameters)
+    count = facts.num_parameters
+    size = f" The model has {_count(count)} parameters." if count else ""
     batch = config["train"]["batch_size"]
     trained = "It has not been trained yet."
     if done:
@@ -167,8 +168,8 @@ def _data_of(counts: Mapping[str, int]) -> str:
     """How many sequences there are."""
     if not counts:
         return ""
-    parts = (f"{count:,} for {split}ing" for split, count in counts.items())
-    return f" There are {' and '.join(parts)}."
+    parts = (f"{count:,} sequences for {split}ing" for split, count in counts.items())
+    return f" The data set has {' and '.join(parts)}."
 
 
 def _count(number: int) -> str:
