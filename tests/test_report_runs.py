@@ -289,11 +289,13 @@ def test_a_config_of_another_run_is_refused_with_a_way_out(series):
         report_runs.run_report(config, series[0])
 
 
-def test_the_command_prints_where_the_page_is(series, capsys, monkeypatch):
+def test_the_command_prints_where_the_page_is(tmp_path, capsys, monkeypatch):
+    write_log(tmp_path)
     monkeypatch.setattr("sys.argv", ["main", "--config", "configs/x.py"])
     config = tiny("japanese_vowels", compute="never")
-    main.run_mode("report", config, str(series[0]))
-    assert capsys.readouterr().out.splitlines()[-1] == f"report: {series[0] / 'report.html'}"
+    main.run_mode("report", config, str(tmp_path))
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    assert "--config=configs/x.py" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["demo", "speech_demo"])
@@ -313,7 +315,7 @@ def find_browser():
 def test_a_browser_shows_the_page(run, request, tmp_path):
     """At the widths of a phone and a screen, light and dark; the pictures go to REPORT_SHOTS."""
     api = pytest.importorskip("playwright.sync_api")
-    path = report_runs.run_report(*request.getfixturevalue(run)[:2])  # a fresh one: others may be
+    path = request.getfixturevalue(run)[2]
     shots = Path(os.environ.get("REPORT_SHOTS", tmp_path))
     with api.sync_playwright() as playwright:
         try:
