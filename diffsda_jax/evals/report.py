@@ -184,7 +184,9 @@ def format_number(value: float) -> str:
     """Percentages and the like with one or two decimals, small numbers with four."""
     if not np.isfinite(value):
         return "none"
-    if 0 < abs(value) < _SMALLEST:
+    if value == 0:
+        return "0"
+    if abs(value) < _SMALLEST:
         return f"{value:.1e}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 

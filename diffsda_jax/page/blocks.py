@@ -51,12 +51,14 @@ class Row:
     """Panels beside each other where there is room, below each other on a phone.
 
     Attributes:
-      panels: of one example.
+      panels: of one example; with ``joined`` only their titles are shown.
       caption: below them.
+      joined: one video of all panels, beside each other in step.
     """
 
     panels: Sequence[Panel]
     caption: str = ""
+    joined: Panel | None = None
 
 
 @dataclass(frozen=True)

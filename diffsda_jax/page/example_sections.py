@@ -9,7 +9,7 @@ from diffsda_jax.evals.pictures import Picture
 from diffsda_jax.evals.report import captions_for
 from diffsda_jax.page.blocks import Block, Figure, Panel, Row, Rows, Section, Slider, Sliders, Text
 from diffsda_jax.page.media import Shelf, read_animation
-from diffsda_jax.page.painter import Painter, panels_of
+from diffsda_jax.page.painter import Painter
 from diffsda_jax.page.records import Evaluation
 
 _SHOWN_SWAPS, _SHOWN_WORST = {"video": 6, "series": 4}, 3
@@ -201,19 +201,21 @@ def _swap_row(examples: Examples, painter: Painter, place: int) -> Row:
     swaps = examples.swaps
     static, dynamic = int(swaps.static_index[place]), int(swaps.dynamic_index[place])
     names = _name(examples, static), _name(examples, dynamic)
-    sequences = [
+    clips = [
         _real(examples, static),
         _real(examples, dynamic),
         _real(examples, dynamic, swaps.x[place]),
     ]
-    titles = ["static factor from", "dynamics from", "swap"]
-    alts = [names[0], names[1], f"swap: s of {names[0]}, d of {names[1]}"]
-    panels = panels_of(titles, ("static", "dynamic", "result"), painter.draw(sequences, alts), alts)
+    panels = [
+        ("static factor from", "static", names[0]),
+        ("dynamics from", "dynamic", names[1]),
+        ("swap", "result", f"s of {names[0]}, d of {names[1]}"),
+    ]
     caption = (
         f"s of {names[0]}, d of {names[1]}. Read back from the swap: error of s "
         f"{swaps.static_error[place]:.2f}, of d {swaps.dynamic_error[place]:.2f}."
     )
-    return Row(panels, caption)
+    return painter.row(panels, clips, caption)
 
 
 def _reconstruction_row(examples: Examples, painter: Painter, place: int) -> Row:
@@ -221,20 +223,15 @@ def _reconstruction_row(examples: Examples, painter: Painter, place: int) -> Row
     rebuilt = examples.reconstructions
     index = int(rebuilt.index[place])
     name = _name(examples, index)
-    sequences = [_real(examples, index), _real(examples, index, rebuilt.x[place])]
-    alts = [name, f"{name}, reconstructed"]
-    panels = panels_of(
-        ("original", "from its factors"), ("", "result"), painter.draw(sequences, alts), alts
-    )
-    caption = f"{name}: error {rebuilt.error[place]:.2f}."
-    return Row(panels, caption)
+    clips = [_real(examples, index), _real(examples, index, rebuilt.x[place])]
+    panels = [("original", "", name), ("from its factors", "result", f"{name}, reconstructed")]
+    return painter.row(panels, clips, f"{name}: error {rebuilt.error[place]:.2f}.")
 
 
 def _slider(examples: Examples, painter: Painter, traversal: Traversal, place: int) -> Slider:
     """One component."""
     title = traversal.titles[place]
     clips = [_real(examples, traversal.clip, x) for x in traversal.x[place]]
-    alts = [f"{traversal.factor} factor, {title}: {where}" for where in traversal.places]
-    contents = painter.draw_still(clips, alts)
-    panels = panels_of(traversal.places, [""] * len(alts), contents, alts)
-    return Slider(f"{traversal.factor} factor: {title}", traversal.factor, panels, len(panels) // 2)
+    name = f"{traversal.factor} factor: {title}"
+    panels = painter.places(traversal.places, clips, name)
+    return Slider(name, traversal.factor, panels, len(panels) // 2)

@@ -89,7 +89,7 @@ def _form_note(form: str) -> str:
         )
     return (
         "This evaluation has the corrected form; published numbers follow the reference form "
-        "(--config.eval.form=reference), so small differences mean little."
+        "(eval.form=reference), so small differences mean little."
     )
 
 

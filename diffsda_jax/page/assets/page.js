@@ -7,13 +7,21 @@ document.documentElement.classList.add("js");
   const button = document.getElementById("motion");
   if (!videos.length) return;
   let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const seen = new Set();
   const apply = () => {
-    for (const video of videos) playing ? video.play().catch(() => {}) : video.pause();
+    // Phones decode few videos at once: only those on the screen play.
+    for (const video of videos) playing && seen.has(video) ? video.play().catch(() => {}) : video.pause();
     button.textContent = playing ? "Pause videos" : "Play videos";
   };
+  const watch = new IntersectionObserver((entries) => {
+    for (const entry of entries) entry.isIntersecting ? seen.add(entry.target) : seen.delete(entry.target);
+    apply();
+  });
   button.hidden = false;
   button.addEventListener("click", () => { playing = !playing; apply(); });
   for (const video of videos) {
+    watch.observe(video);
+    video.style.backgroundImage = `url("${video.poster}")`;  // never an empty box
     video.addEventListener("click", () => (video.paused ? video.play() : video.pause()));
   }
   apply();
