@@ -169,7 +169,7 @@ def _make(
         num_clips=options.num_clips,
         num_components=options.num_components,
         num_places=options.num_places,
-        known=_known_components(records),
+        known=_known_components(records, int(model.meta.get("step", 0))),
         label_names={"static": element.static_names, "dynamic": element.dynamic_names},
     )
     pictures, grid = {}, ()
@@ -194,12 +194,12 @@ def _sounds(context: Context) -> list[dict[str, bytes]]:
     return list(files.values())
 
 
-def _known_components(records: Records) -> list[tuple[Components, list[str]]]:
-    """Components that ``--mode=explore`` found for the newest checkpoint that it saw."""
+def _known_components(records: Records, step: int) -> list[tuple[Components, list[str]]]:
+    """Components that ``--mode=explore`` found for the checkpoint of a step, and their titles."""
     found = []
-    for exploration in records.explorations[-1:]:
+    for exploration in records.explorations:
         path = exploration.folder / "components.npz"
-        if not path.is_file():
+        if exploration.step != step or not path.is_file():
             continue
         with np.load(path) as arrays:
             for factor in FACTORS:

@@ -241,7 +241,7 @@ def test_what_is_too_heavy_is_left_out_and_named(series, tmp_path):
     assert len(Page(with_all).of("audio")) == 5
 
 
-def test_components_that_were_explored_have_their_names(series, tmp_path, monkeypatch):
+def test_components_that_were_explored_have_their_names(tmp_path):
     folder = tmp_path / "explore" / "00000000"
     write_results({"a/b": 1.0}, folder)
     arrays = {}
@@ -252,7 +252,9 @@ def test_components_that_were_explored_have_their_names(series, tmp_path, monkey
         arrays[f"{factor}_names"] = np.array([f"{factor[0]}1: something"])
     np.savez(folder / "components.npz", **arrays)
     (tmp_path / "logs").mkdir()
-    known = report_runs._known_components(report_runs.read_records(tmp_path))
+    records = report_runs.read_records(tmp_path)
+    known = report_runs._known_components(records, 0)
+    assert report_runs._known_components(records, 8) == []  # of another model
     assert [(one.factor, one.level, titles) for one, titles in known] == [
         ("static", "sequence", ["s1: something"]),
         ("dynamic", "step", ["d1: something"]),

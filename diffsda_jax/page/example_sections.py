@@ -43,7 +43,7 @@ def swaps_section(
       evaluation: the newest one, or None.
       grid: frames of an animated grid of swaps, where no evaluation wrote one.
       sounds: WAV files of swaps by role, where no evaluation wrote them.
-      missing: sentences on what is not there and how to get it.
+      missing: what is not there, and how to get it.
     """
     shelf, blocks = painter.shelf, []
     blocks += _grid_blocks(shelf, evaluation, grid)
@@ -63,7 +63,7 @@ def swaps_section(
         if rows:
             blocks.append(
                 Text(
-                    "The first swaps of the evaluation, not picked. Only the two factors are given "
+                    "Drawn as an evaluation draws them, not picked. Only the two factors are given "
                     f"to the decoder.{painter.hint(examples.swaps.x.shape[2])}"
                 )
             )
