@@ -152,6 +152,7 @@ def default_config() -> ConfigDict:
             "latents": mode_defaults.latents_defaults(),
             "prior": mode_defaults.prior_defaults(),
             "sampling": mode_defaults.sampling_defaults(),
+            "report": mode_defaults.report_defaults(),
             "explore": mode_defaults.explore_defaults(),
             "distill": mode_defaults.distill_defaults(),
             "eval": _eval_defaults(),

@@ -21,6 +21,7 @@ MODES = (
     "explore",
     "sampling",
     "distill",
+    "report",
     "plan",
 )
 TRAININGS = {  # modes that train: the module and the function
@@ -47,8 +48,9 @@ MODE = flags.DEFINE_enum(
     "workdir's sequence model and train a prior over its factors; explore: find directions of the "
     "factors, name them and show what they change; sampling: try samplers with few evaluations of "
     "the network and make the cheapest that is good enough the workdir's default; distill: train a "
-    "copy of the workdir's sequence model that samples with 1 to 4 evaluations; plan: print "
-    "config, parameters, FLOPs, memory and data, and train nothing.",
+    "copy of the workdir's sequence model that samples with 1 to 4 evaluations; report: "
+    "write WORKDIR/report.html, one page on what the run learned; plan: print config, parameters, "
+    "FLOPs, memory and data, and train nothing.",
 )
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "For --mode=zero_shot: workdir or checkpoint of the model."
@@ -131,6 +133,10 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
         from diffsda_jax import sampling_runs
 
         sampling_runs.run_sampling(config, workdir)
+    elif mode == "report":
+        from diffsda_jax import report_runs
+
+        print(f"report: {report_runs.run_report(config, workdir, config_path(sys.argv))}")
     elif mode == "zero_shot":
         from diffsda_jax import zero_shot
 

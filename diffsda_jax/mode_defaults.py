@@ -81,6 +81,18 @@ def explore_defaults() -> dict[str, Any]:
     }
 
 
+def report_defaults() -> dict[str, Any]:
+    """Of ``--mode=report``, see `report_runs`."""
+    return {
+        "compute": "auto",  # auto (decode examples with the newest checkpoint) | never
+        "num_codes": 256,  # sequences of each split to be encoded at most
+        "num_clips": 24,  # to swap and to reconstruct, of which the first and the worst are shown
+        "num_components": 3,  # of each factor, with a slider each
+        "num_places": 7,  # of a slider, odd
+        "max_megabytes": 24.0,  # of the page
+    }
+
+
 def prior_defaults() -> dict[str, Any]:
     """Of ``--mode=prior``, see `prior_runs`."""
     return {

@@ -131,12 +131,15 @@ class EvalRunner:
             self.domain = dataclasses.replace(self.domain, given_pairs=pairs)
         return self._data["pairs", 0]
 
-    def make_context(self, model: DiffSDA, settings: EvalSettings) -> Context:
+    def make_context(
+        self, model: DiffSDA, settings: EvalSettings, with_judge: bool = True
+    ) -> Context:
         """What the parts of an evaluation see, for measures beside an evaluation.
 
         Args:
           model: encodes; others with its encoder may take its place in the result.
           settings: of the parts.
+          with_judge: whether to train one.
 
         Returns:
           Data, factors and, where there are labels, a judge.
@@ -161,7 +164,9 @@ class EvalRunner:
             test=test,
             train_factors=factors[0],
             test_factors=factors[1],
-            judge=evaluation.make_judge(readers, settings.judge_steps, settings.seed),
+            judge=evaluation.make_judge(readers, settings.judge_steps, settings.seed)
+            if with_judge
+            else None,
             settings=settings,
             readers=readers,
             trial=trial,

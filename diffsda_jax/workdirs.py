@@ -39,6 +39,7 @@ FREE_OPTIONS: FreeOptions = {
     "prior": None,
     "explore": None,
     "sampling": None,
+    "report": None,
     "distill": None,
     "train": (
         "accumulation_steps",

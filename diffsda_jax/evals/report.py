@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,50 @@ from diffsda_jax.evals.pictures import Picture, write_png
 
 UNITS = {"percent": "%", "points": "points", "pixels": "px", "db": "dB"}
 _LONGEST_NAME = 20  # of a label in a caption; a sentence may be one
+_SMALLEST = 5e-5  # that four decimals show
 _CHANCE = "_chance"
 _SPREAD = "_std"
 _OVER_CHANCE = "_over_chance_points"
+
+
+class MetricLine(NamedTuple):
+    """One metric as a table shows it; texts, empty where there is nothing to say.
+
+    Attributes:
+      name: as in ``metrics.json``.
+      title: without group and unit, such as ``static eer``.
+      value: with its spread over repeats, where there is one.
+      unit: such as ``%``.
+      chance: level of chance.
+      over_chance: value minus chance, with its sign.
+    """
+
+    name: str
+    title: str
+    value: str
+    unit: str
+    chance: str
+    over_chance: str
+
+
+def group_metrics(metrics: Mapping[str, Any]) -> dict[str, list[MetricLine]]:
+    """The lines of a table, by the part of the name before the first slash, see `format_table`."""
+    groups: dict[str, list[MetricLine]] = {}
+    for name, value in metrics.items():
+        if _is_chance(name) or name.endswith(_OVER_CHANCE) or _is_spread(name, metrics):
+            continue
+        base, unit = _split_unit(name)
+        chance = metrics.get(f"{base}{_CHANCE}{'_' + unit if unit else ''}")
+        line = MetricLine(
+            name=name,
+            title=base.split("/", 1)[-1].replace("_", " ").replace("/", " "),
+            value=_with_spread(value, metrics.get(f"{name}{_SPREAD}")),
+            unit=UNITS.get(unit, ""),
+            chance="" if chance is None else format_number(chance),
+            over_chance="" if chance is None else f"{value - chance:+.2f}",
+        )
+        groups.setdefault(name.split("/")[0], []).append(line)
+    return groups
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
@@ -33,24 +74,10 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     """
     header = ("metric", "value", "unit", "chance", "vs chance")
     rows: list[tuple[str, ...]] = []
-    groups: dict[str, list[str]] = {}
-    for name in metrics:
-        if not (_is_chance(name) or name.endswith(_OVER_CHANCE) or _is_spread(name, metrics)):
-            groups.setdefault(name.split("/")[0], []).append(name)
-    for group, names in groups.items():
+    for group, lines in group_metrics(metrics).items():
         rows.append((group,))
-        for name in names:
-            base, unit = _split_unit(name)
-            chance = metrics.get(f"{base}{_CHANCE}{'_' + unit if unit else ''}")
-            rows.append(
-                (
-                    "  " + base.split("/", 1)[-1].replace("_", " ").replace("/", " "),
-                    _with_spread(metrics[name], metrics.get(f"{name}{_SPREAD}")),
-                    UNITS.get(unit, ""),
-                    "" if chance is None else _number(chance),
-                    "" if chance is None else f"{metrics[name] - chance:+.2f}",
-                )
-            )
+        for line in lines:
+            rows.append((f"  {line.title}", line.value, line.unit, line.chance, line.over_chance))
     widths = [max(len(row[i]) for row in [header, *rows] if len(row) > i) for i in range(5)]
     lines = [_line(header, widths), "-" * (sum(widths) + 2 * 4)]
     lines += [_line(row, widths) for row in rows]
@@ -143,8 +170,8 @@ def _is_spread(name: str, metrics: Mapping[str, Any]) -> bool:
 def _with_spread(value: float, spread: float | None) -> str:
     """The value, and its spread where there is more than one repeat."""
     if spread is None or not np.isfinite(spread):
-        return _number(value)
-    return f"{_number(value)} ± {_number(spread)}"
+        return format_number(value)
+    return f"{format_number(value)} ± {format_number(spread)}"
 
 
 def _split_unit(name: str) -> tuple[str, str]:
@@ -153,10 +180,14 @@ def _split_unit(name: str) -> tuple[str, str]:
     return (base, unit) if unit in UNITS else (name, "")
 
 
-def _number(value: float) -> str:
+def format_number(value: float) -> str:
     """Percentages and the like with one or two decimals, small numbers with four."""
     if not np.isfinite(value):
         return "none"
+    if value == 0:
+        return "0"
+    if abs(value) < _SMALLEST:
+        return f"{value:.1e}"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
 
 

@@ -17,7 +17,7 @@ from diffsda_jax.study.description import Study, override_config
 from diffsda_jax.study.launch import Launcher, Slot
 
 # Sections that say what is done with a trained model; runs that differ in them only share one.
-AFTER_TRAINING = ("eval", "prior", "explore", "sampling", "distill")
+AFTER_TRAINING = ("eval", "prior", "explore", "sampling", "distill", "report")
 RESULT_FILE = "metrics.json"
 LOG_FILE = "log.txt"
 TIMES_FILE = "times.json"
