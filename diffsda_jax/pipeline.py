@@ -40,7 +40,7 @@ class DiffSDA:
       meta: what the checkpoint says of itself (step, config, ...).
       chosen_sampler: what ``--mode=sampling`` chose in the workdir, or that of a distilled model;
         None where nothing was chosen.
-      sampler: what ``sample`` and ``invert`` do unless told otherwise: the chosen one, else Heun
+      sampler: what ``decode`` and ``invert`` do unless told otherwise: the chosen one, else Heun
         with 32 steps.
 
     References:
@@ -62,7 +62,7 @@ class DiffSDA:
 
     @property
     def sampler(self) -> SamplerSpec:
-        """What ``sample`` and ``invert`` do unless told otherwise."""
+        """What ``decode`` and ``invert`` do unless told otherwise."""
         return self.chosen_sampler or SamplerSpec()
 
     @property
@@ -200,7 +200,7 @@ class DiffSDA:
         sigma = jnp.broadcast_to(sigma[..., None] if sigma.ndim == 1 else sigma, x_noisy.shape[:2])
         return _denoise(self.spec, self.variables, x_noisy, sigma, factors)
 
-    def sample(
+    def decode(
         self,
         factors: Factors,
         start: Float[ArrayLike, "B V *event"] | None = None,
@@ -251,7 +251,7 @@ class DiffSDA:
         solver: str | None = None,
         precision: str | None = None,
     ) -> Float[Array, "B V *event"]:
-        """Stochastic encoding: the noise ``x_T`` from which ``sample`` gives ``x`` back.
+        """Stochastic encoding: the noise ``x_T`` from which ``decode`` gives ``x`` back.
 
         What is None is as in ``sampler``, see ``using``; its eta does not count.
 
@@ -260,7 +260,7 @@ class DiffSDA:
           factors: of ``x``.
           num_steps: N; costs N evaluations of the network, with Heun ``2 N - 1``.
           solver: one of ``samplers.SOLVERS``.
-          precision: as in ``sample``.
+          precision: as in ``decode``.
 
         Returns:
           Noise of about unit variance, shaped like ``x``.

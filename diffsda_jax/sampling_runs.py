@@ -214,12 +214,12 @@ class _Recorder:
         """As the model's."""
         return self._model.encode(x, length, mask)
 
-    def sample(
+    def decode(
         self, factors: Factors, start: Any = None, num_steps: int | None = None, seed: int = 0
     ) -> Clips:
         """As the model's, which has run to its end."""
         began = time.perf_counter()
-        clips = np.asarray(self._model.sample(factors, start, num_steps, seed))
+        clips = np.asarray(self._model.decode(factors, start, num_steps, seed))
         seconds = (time.perf_counter() - began) / len(clips)
         self.seconds_per_clip = min(self.seconds_per_clip, seconds)
         if not self._inverted:

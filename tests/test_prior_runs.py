@@ -122,7 +122,7 @@ def test_a_finished_prior_can_be_loaded_and_sampled(finished):
     assert factors.static.shape == (3, 4) and factors.dynamic.shape == (3, 4, 3)
     assert np.isfinite(factors.static).all() and np.isfinite(factors.dynamic).all()
     assert prior.meta["made_from"]["data.length"] == 4 and prior.meta["step"] == 4
-    assert DiffSDA.from_checkpoint(workdir).sample(factors, num_steps=2).shape == (3, 4, 12)
+    assert DiffSDA.from_checkpoint(workdir).decode(factors, num_steps=2).shape == (3, 4, 12)
 
 
 def test_a_resumed_prior_ends_with_the_bits_of_an_unbroken_one(model, finished, tmp_path):
