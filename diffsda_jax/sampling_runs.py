@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs
+from diffsda_jax.codec import SAMPLER_FILE
 from diffsda_jax.diffusion.samplers import SOLVERS, SamplerSpec, can_add_noise
 from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals import report
@@ -24,7 +25,7 @@ from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.evals.pictures import write_png
 from diffsda_jax.evals.sampling_quality import Trial
 from diffsda_jax.factors import Factors
-from diffsda_jax.pipeline import SAMPLER_FILE, DiffSDA
+from diffsda_jax.pipeline import DiffSDA
 
 logger = logging.getLogger(__name__)
 

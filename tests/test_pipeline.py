@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from diffsda_jax import DiffSDA, Factors
+from diffsda_jax.codec import load_sampler
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.model import ModelSpec, init_variables
-from diffsda_jax.pipeline import load_sampler
 from diffsda_jax.train import checkpoint
 
 SPEC = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4)
