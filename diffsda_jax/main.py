@@ -3,13 +3,12 @@
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
+
+from diffsda_jax.command_line import fail, use_compilation_cache
 
 MODES = (
     "train",
@@ -91,22 +90,6 @@ def config_path(argv: Sequence[str]) -> str | None:
         if name in ("--config", "-config"):
             return value if equals else following
     return None
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line on standard error."""
-    print(f"diffsda_jax: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where already."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(base / "diffsda_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
