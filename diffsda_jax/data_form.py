@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import ModelSpec
 from diffsda_jax.vocoders import make_vocoder
 
+_LOG = logging.getLogger(__name__)
 _PIXELS = (1, 3)  # channels of frames; another number is of latents
 _MOST_DEVIATIONS = 6.0  # log spectra are kept within so many: they are exponents
 _LEAST_SAMPLES = 4096  # of a waveform that the front end is given
@@ -324,6 +326,11 @@ def make_data_form(
     data, options = config.get("data", {}), config.get("source", {}).get("options", {})
     front_end = meta.get("front_end") and FrontEnd(**meta["front_end"])
     kind = "audio" if front_end else spec.kind
+    if meta and normalizer is None and spec.kind == "series":
+        _LOG.warning(
+            "the checkpoint does not say how its data were normalised: values are taken and given "
+            "as the network has them"
+        )
     names = source.get("feature_names")
     settings = config.get("first_stage", {})
     return DataForm(

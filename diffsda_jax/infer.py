@@ -126,6 +126,7 @@ def run(options: argparse.Namespace) -> list[Path]:
         raise ValueError(
             f"--input names {len(options.input)} files; interpolate needs two, A and B."
         )
+    check_place(options.output)
     from diffsda_jax.pipeline import DiffSDA  # not above: mistakes and --help answer without jax
 
     model = DiffSDA.from_checkpoint(
@@ -141,6 +142,27 @@ def run(options: argparse.Namespace) -> list[Path]:
         return [model.encode(given, progress=True).save(options.output)]
     model = model.using(options.solver, options.num_steps)
     return Command(model, options).run()
+
+
+def check_place(output: Path) -> None:
+    """Refuses, before anything is computed, an output that cannot be written.
+
+    Args:
+      output: a file, or a folder if it has no suffix; it need not exist.
+
+    Raises:
+      ValueError: what is in the way.
+    """
+    output = output.expanduser().absolute()
+    folder = output.parent if output.suffix else output
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(
+            f"--output is {output}, but {folder} is no folder to write to; give another."
+        )
+    if output.suffix and output.is_dir():
+        raise ValueError(f"--output is {output}, which is a folder; give the name of a file.")
 
 
 def _load(model: Any, paths: Sequence[str] | None, rate: float | None) -> Any:
@@ -180,7 +202,7 @@ class Command:
 
     def run(self) -> list[Path]:
         """Makes the sequences and writes them."""
-        result, columns = getattr(self, f"_{self.options.verb}")()
+        result, columns = getattr(self, f"_{self.options.verb}")()  # which first checks the room
         if self.options.side_by_side:
             from diffsda_jax.data.sequences import side_by_side
 
@@ -189,7 +211,11 @@ class Command:
 
     def _check_room(self, count: int, groups: int) -> None:
         """Refuses, before anything is computed, several results for a file that holds one."""
+        from diffsda_jax.data.media_writer import check_new
+
         written = groups if self.options.side_by_side else count
+        if self.form == "frames" and written == 1:
+            check_new(self.options.output.expanduser())
         several = self.options.output.suffix and self.form not in ("csv", "npz", "frames")
         if several and written > 1:
             raise ValueError(

@@ -308,6 +308,28 @@ def test_what_is_written_is_read_again(places, models, tmp_path):
     assert np.isnan(back.x[0, 2, 1])
 
 
+def test_an_output_that_is_in_the_way_is_named_before_the_work(places, tmp_path, capsys):
+    workdir, (clip, _) = places["video"]
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.mp4").mkdir()
+    given = ["reconstruct", f"--checkpoint={workdir}", f"--input={clip}"]
+    for output, message in (
+        ("file/o.mp4", "file is no folder to write to"),
+        ("folder.mp4", "is a folder; give the name of a file"),
+    ):
+        with pytest.raises(SystemExit):
+            infer.main([*given, f"--output={tmp_path / output}"])
+        assert message in capsys.readouterr().err
+    frames = [*given, f"--output={tmp_path / 'frames'}", "--format=frames", "--num_steps=2"]
+    assert infer.main(frames) == 0
+    assert "decoding" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        infer.main(frames)
+    printed = capsys.readouterr().err
+    assert "frames holds images already: give a new or empty one" in printed
+    assert "decoding" not in printed
+
+
 MISTAKES = {
     "no checkpoint": (("--checkpoint=nowhere",), "checkpoint .*nowhere does not exist"),
     "no input": (("--input=missing.csv",), "input missing.csv does not exist"),

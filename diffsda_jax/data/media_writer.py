@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from diffsda_jax.data.audio_io import import_soundfile
+from diffsda_jax.data.video_io import list_images
 from diffsda_jax.data.video_writer import video_suffix, write_video
 
 FORMATS = {  # of each kind of data; what `Sequences.save` writes without a suffix comes first
@@ -42,6 +43,12 @@ def check_format(kind: str, path: Path, name: str | None = None) -> str:
     return name
 
 
+def check_new(folder: Path) -> None:
+    """Raises ValueError for a folder that holds images, which new frames would mix with."""
+    if folder.is_dir() and list_images(folder):
+        raise ValueError(f"folder {folder} holds images already: give a new or empty one.")
+
+
 def write_frames(frames: UInt8[np.ndarray, "V H W C"], folder: Path) -> Path:
     """Writes frames (0 to 255, RGB or grey) as `00000.png` and on; the folder is made if missing.
 
@@ -50,11 +57,8 @@ def write_frames(frames: UInt8[np.ndarray, "V H W C"], folder: Path) -> Path:
     """
     from PIL import Image
 
-    from diffsda_jax.data.video_io import list_images
-
+    check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if list_images(folder):
-        raise ValueError(f"folder {folder} holds images already: give a new or empty one.")
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / f"{number:05d}.png")
     return folder
