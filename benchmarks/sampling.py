@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 
 
 def work(sizes: dict[str, Any]) -> None:
-    """The worker of our side: `DiffSDA.sample` from given noise."""
+    """The worker of our side: `DiffSDA.decode` from given noise."""
     import jax
     import numpy as np
 
@@ -61,7 +61,7 @@ def work(sizes: dict[str, Any]) -> None:
         solver, num_steps = request["form"].split(":")
         for _ in range(request["steps"]):
             began = time.perf_counter()
-            x = model.sample(factors, start=start, solver=solver, num_steps=int(num_steps))
+            x = model.decode(factors, start=start, solver=solver, num_steps=int(num_steps))
             x.block_until_ready()
             seconds.append(time.perf_counter() - began)
         print(json.dumps({"seconds": seconds}), flush=True)

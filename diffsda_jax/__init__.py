@@ -12,10 +12,11 @@ _PUBLIC = {
     "Factors": "diffsda_jax.factors",
     "FirstStage": "diffsda_jax.first_stage_api",
     "Prior": "diffsda_jax.prior_api",
+    "Sequences": "diffsda_jax.data.sequences",
     "mix": "diffsda_jax.factors",
 }
 
-__all__ = ["DiffSDA", "Factors", "FirstStage", "Prior", "__version__", "mix"]
+__all__ = ["DiffSDA", "Factors", "FirstStage", "Prior", "Sequences", "__version__", "mix"]
 
 
 def __getattr__(name: str):

@@ -1,18 +1,10 @@
 """What an evaluation is given beside arrays: sound, frames of latents, networks, given pairs."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from ml_collections import ConfigDict
 
-from diffsda_jax.audio.griffin_lim import griffin_lim
-from diffsda_jax.audio.spectrogram import MelSpec
-from diffsda_jax.convert.hifigan import load_hifigan
 from diffsda_jax.data.sources.known_factors import KnownFactors
 from diffsda_jax.data.sources.latents import Latents
 from diffsda_jax.evals.context import Domain, FrameDecoder, Render
@@ -20,7 +12,7 @@ from diffsda_jax.evals.interface import Sound
 from diffsda_jax.evals.networks import load_networks
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
-from diffsda_jax.nets.hifigan import Hifigan
+from diffsda_jax.vocoders import make_vocoder
 
 
 def make_domain(experiment: Experiment, first_stage: FirstStage | None = None) -> Domain:
@@ -101,36 +93,11 @@ def make_sound(experiment: Experiment) -> Sound | None:
     Raises:
       ValueError, FileNotFoundError: a vocoder's checkpoint that cannot be used.
     """
-    front_end, vocoder = experiment.front_end, experiment.config.eval.vocoder
+    front_end = experiment.front_end
     if front_end is None:
         return None
-    spec = front_end.spectrogram
-    if vocoder:
-        if front_end.kind != "mel":
-            raise ValueError(
-                f"config.eval.vocoder is {vocoder!r}, but the front end is {front_end.kind!r}; "
-                "HiFi-GAN needs 'mel'. Leave the vocoder empty for Griffin-Lim."
-            )
-        play = load_vocoder(vocoder)
-    else:
-
-        def play(log_spectrum: np.ndarray) -> Array:
-            return griffin_lim(jnp.asarray(log_spectrum), spec, jax.random.key(0))
-
-    return Sound(experiment.normalizer.invert, play, spec.sample_rate_hz)
-
-
-def load_vocoder(path: str) -> Callable[[Array], Array]:
-    """A HiFi-GAN generator as a function from log mel ``[B, V, 80]`` to waveforms ``[B, N]``."""
-    spec, variables = load_hifigan(path)
-    wanted = MelSpec()
-    if (spec.num_mels, spec.hop) != (wanted.num_mels, wanted.hop):
-        raise ValueError(
-            f"vocoder {path} takes {spec.num_mels} mel bins and gives {spec.hop} samples a frame; "
-            f"the front end gives {wanted.num_mels} and {wanted.hop}: choose another generator, or "
-            "leave config.eval.vocoder empty."
-        )
-    return jax.jit(functools.partial(Hifigan(spec).apply, variables))
+    play = make_vocoder(front_end, experiment.config.eval.vocoder)
+    return Sound(experiment.normalizer.invert, play, front_end.spectrogram.sample_rate_hz)
 
 
 def make_render(experiment: Experiment) -> Render | None:

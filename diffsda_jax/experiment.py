@@ -73,6 +73,7 @@ class Experiment:
                 "static_names": element.static_names and list(element.static_names),
                 "dynamic_names": element.dynamic_names and list(element.dynamic_names),
                 "fps": element.fps,
+                "facts": getattr(self.sources["train"], "facts", None),  # of latents: their making
             },
             "front_end": self.front_end and dataclasses.asdict(self.front_end),
         }

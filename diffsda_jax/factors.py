@@ -1,10 +1,17 @@
 """The two factors a sequence is split into, and how those of two sequences are mixed."""
 
+import os
+from pathlib import Path
+
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
+
+from diffsda_jax.npz_file import read_arrays
+
+_FIELDS = ("static", "dynamic", "lengths")
 
 
 @flax.struct.dataclass
@@ -15,9 +22,24 @@ class Factors:
       static: ``s_0``, one vector for the whole sequence, ``[B, S]``; of a model with
         ``static_per_step`` one for each place in it, ``[B, V, S]``.
       dynamic: ``d_0^{1:V}``, one vector for each place in the sequence, ``[B, V, D]``.
+      lengths: number of real steps of each sequence, the rest being padding; None = all are real,
+        or it is known from elsewhere.
 
     References:
       DiffSDA (arXiv 2510.05717), section 3: ``p(s_0, d_0^{1:V} | x_0^{1:V})``.
+
+    Examples:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from diffsda_jax import Factors, mix
+      >>> who = Factors(static=np.ones((1, 4), np.float32), dynamic=np.ones((1, 6, 2), np.float32))
+      >>> what = who.replace(dynamic=np.zeros((1, 9, 2), np.float32))
+      >>> mix(static_from=who, dynamic_from=what).dynamic.shape
+      (1, 9, 2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = who.save(f"{folder}/who.npz")
+      ...     Factors.load(path).static.shape
+      (1, 4)
     """
 
     static: (
@@ -27,6 +49,7 @@ class Factors:
         | Float[np.ndarray, "B V S"]
     )
     dynamic: Float[Array, "B V D"] | Float[np.ndarray, "B V D"]
+    lengths: Int[Array, "B"] | Int[np.ndarray, "B"] | None = None
 
     def __len__(self) -> int:
         """Number of sequences B."""
@@ -44,7 +67,62 @@ class Factors:
                 f"Factors[[{index}]]."
             )
         index = index if isinstance(index, slice) else np.asarray(index)
-        return Factors(static=self.static[index], dynamic=self.dynamic[index])
+        lengths = None if self.lengths is None else self.lengths[index]
+        return Factors(static=self.static[index], dynamic=self.dynamic[index], lengths=lengths)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes the factors as an ``.npz`` file, which is arrays only and no code.
+
+        Args:
+          path: ``FILE.npz``; the folder is made if missing.
+
+        Returns:
+          The path.
+
+        Raises:
+          ValueError: another suffix.
+          OSError: the file cannot be written.
+        """
+        path = _npz_path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {name: getattr(self, name) for name in _FIELDS}
+        np.savez(path, **{k: np.asarray(v) for k, v in arrays.items() if v is not None})
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Factors":
+        """Reads what ``save`` wrote.
+
+        Args:
+          path: ``FILE.npz``.
+
+        Returns:
+          The factors, numpy arrays.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: another suffix, a damaged file, or one that does not hold factors.
+        """
+        path = _npz_path(path)
+        found = read_arrays(path)
+        arrays = {name: found[name] for name in _FIELDS if name in found}
+        static, dynamic = (arrays.get(name, np.zeros(0)) for name in _FIELDS[:2])
+        lengths = arrays.get("lengths", np.ones(len(dynamic), np.int32))
+        counts = {len(static), len(dynamic), len(lengths)}
+        if static.ndim not in (2, 3) or dynamic.ndim != 3 or len(counts) > 1:
+            raise ValueError(
+                f"{path} does not hold factors (static {static.shape}, dynamic {dynamic.shape}, "
+                f"lengths {lengths.shape}); give a file that Factors.save or the verb encode wrote."
+            )
+        return cls(**arrays)
+
+
+def _npz_path(path: str | os.PathLike) -> Path:
+    """A path that ends in ``.npz``."""
+    path = Path(path).expanduser()
+    if path.suffix != ".npz":
+        raise ValueError(f"factors {path} must end in .npz, not in {path.suffix!r}.")
+    return path
 
 
 def mix(*, static_from: Factors, dynamic_from: Factors) -> Factors:
@@ -78,6 +156,7 @@ def mix(*, static_from: Factors, dynamic_from: Factors) -> Factors:
             f"dynamic_from {dynamic.shape[1]} steps; give sequences of the same length, or a mean "
             "s, [B, S]."
         )
+    lengths = dynamic_from.lengths
     return Factors(
         static=static
         if static.shape[0] == size
@@ -85,4 +164,7 @@ def mix(*, static_from: Factors, dynamic_from: Factors) -> Factors:
         dynamic=dynamic
         if dynamic.shape[0] == size
         else jnp.broadcast_to(dynamic, (size, *dynamic.shape[1:])),
+        lengths=lengths
+        if lengths is None or len(lengths) == size
+        else jnp.broadcast_to(lengths, (size,)),
     )

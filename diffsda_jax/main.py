@@ -3,13 +3,12 @@
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
+
+from diffsda_jax.command_line import fail, use_compilation_cache
 
 MODES = (
     "train",
@@ -95,6 +94,7 @@ def config_path(argv: Sequence[str]) -> str | None:
     return None
 
 
+<<<<<<< HEAD
 def fail(message: str) -> NoReturn:
     """Ends the program with one line on standard error."""
     print(f"diffsda_jax: error: {message}", file=sys.stderr)
@@ -111,6 +111,8 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+=======
+>>>>>>> infer
 def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
     """Imports what a mode needs, and runs it; an interrupted training ends the program."""
     if mode == "plan" and TOPOLOGY.value is not None:

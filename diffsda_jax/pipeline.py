@@ -1,401 +1,261 @@
-"""The public API: a trained or converted checkpoint as an object that encodes, samples, inverts."""
+"""The public API: a checkpoint as an object that takes sequences apart and puts them together."""
 
-import dataclasses
-import functools
-import json
-import logging
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jaxtyping import Bool, Float, Int
 
-from diffsda_jax.data.transforms import Normalizer
-from diffsda_jax.diffusion import samplers, schedules
-from diffsda_jax.diffusion.samplers import SamplerSpec
-from diffsda_jax.factors import Factors
-from diffsda_jax.model import ModelSpec, make_model, variable_shapes
-from diffsda_jax.rngs import stream
+from diffsda_jax.data.sequences import Sequences
+from diffsda_jax.factors import Factors, mix
+from diffsda_jax.media_codec import MediaCodec
+from diffsda_jax.windowed import with_lengths
 
-ArrayLike = Array | np.ndarray
-SAMPLER_FILE = "sampler.json"  # in the workdir, of ``--mode=sampling``
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from diffsda_jax.evals.exploration import Components
+
+_CODES = 1024  # of the prior that components are fitted to
 
 
-class DiffSDA:
-    """A model with its weights, for inference; every method is one jitted call.
+class DiffSDA(MediaCodec):
+    """A model with its weights, for files, arrays and factors.
 
-    Arrays are channels last and normalised as the model was trained (``normalizer`` does it); the
-    programs are compiled once for each shape.
+    Two groups of methods:
 
-    Attributes:
-      spec: the model's description.
-      variables: collections ``params`` and ``constants``.
-      normalizer: between the units of the data and the model's, or None if not known.
-      meta: what the checkpoint says of itself (step, config, ...).
-      chosen_sampler: what ``--mode=sampling`` chose in the workdir, or that of a distilled model;
-        None where nothing was chosen.
-      sampler: what ``sample`` and ``invert`` do unless told otherwise: the chosen one, else Heun
-        with 32 steps.
+    - ``reconstruct``, ``swap``, ``sample``, ``traverse`` and ``interpolate`` take and give data in
+      the units of the data: files, ``Sequences``, or arrays as ``read`` describes them. Any number
+      and length of sequences goes: they pass through the network in windows of the length it was
+      trained with, batches are filled up to a few sizes, and each size is compiled once.
+    - ``encode``, ``decode``, ``denoise`` and ``invert`` are the network's own. Arrays are
+      normalised (``normalizer`` does it) and go through as they are, one program for each shape.
+      ``encode`` takes files and ``Sequences`` as well, like the verbs.
+
+    See ``Codec`` and ``MediaCodec`` for the attributes.
 
     References:
       DiffSDA (arXiv 2510.05717), sections 3 and 4.
+
+    Examples:
+      A random model of two features, to show the calls; ``from_checkpoint`` loads a trained one.
+
+      >>> import jax, numpy as np
+      >>> from diffsda_jax import DiffSDA
+      >>> from diffsda_jax.model import ModelSpec, init_variables
+      >>> spec = ModelSpec("series", (2,), 4, 2, 8, width=4, encoder_width=4)
+      >>> model = DiffSDA(spec, init_variables(spec, jax.random.key(0))).using(num_steps=2)
+      >>> walk, rest = np.ones((7, 2), np.float32), np.zeros((5, 2), np.float32)
+      >>> factors = model.encode(model.read([walk, rest]))  # of different lengths
+      >>> factors.static.shape, factors.dynamic.shape, factors.lengths.tolist()
+      ((2, 4), (2, 7, 2), [7, 5])
+      >>> swapped = model.swap(static_from=walk, dynamic_from=rest)
+      >>> swapped.x.shape, swapped.names
+      ((1, 5, 2), ('sequence_0_as_sequence_0',))
+      >>> model.traverse(walk, along="dimensions", num_places=3, num_components=2).x.shape
+      (6, 7, 2)
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        variables: Mapping[str, Any],
-        normalizer: Normalizer | None = None,
-        meta: Mapping[str, Any] | None = None,
-        sampler: SamplerSpec | None = None,
-    ):
-        """Takes weights that fit ``spec``; see ``from_checkpoint`` for the usual way."""
-        self.spec, self.variables = spec, dict(variables)
-        self.normalizer, self.meta = normalizer, dict(meta or {})
-        self.chosen_sampler = sampler
-
-    @property
-    def sampler(self) -> SamplerSpec:
-        """What ``sample`` and ``invert`` do unless told otherwise."""
-        return self.chosen_sampler or SamplerSpec()
-
-    @property
-    def can_invert(self) -> bool:
-        """Whether ``invert`` works; a distilled model only goes from noise to data."""
-        return not self.spec.sigma_identity and self.sampler.solver != samplers.CONSISTENCY
-
-    @classmethod
-    def from_checkpoint(cls, path: str | os.PathLike, weights: str = "ema") -> "DiffSDA":
-        """Reads a checkpoint, whatever number of devices saved it.
+    def reconstruct(
+        self, x: Any, *, start: str = "random", seed: int = 0, progress: bool = False
+    ) -> Sequences:
+        """Decodes sequences from their own factors, or given factors.
 
         Args:
-          path: a run's workdir, its ``checkpoints`` folder, or one step's folder.
-          weights: ``"ema"``, the moving average, or ``"raw"``.
+          x: as ``read`` takes it, or ``Factors``.
+          start: noise to decode from: ``"random"`` (what the factors hold), ``"zero"`` (what is
+            typical of them, without flicker between steps) or ``"inverted"`` (that of the data
+            themselves, nearly lossless).
+          seed: of random noise.
+          progress: shows a bar.
 
         Returns:
-          The model on this process's first device.
+          As many sequences as given, of their lengths and rates.
 
         Raises:
-          FileNotFoundError: the directory does not exist.
-          ValueError: it is no checkpoint, is damaged, or holds another architecture than it says;
-            or the workdir's ``sampler.json`` cannot be read.
+          FileNotFoundError, ValueError, ImportError: see ``read``; an unknown start; ``"inverted"``
+            for factors or a distilled model.
         """
-        from diffsda_jax.train import checkpoint  # Orbax takes seconds to import
+        given = self._encoded(x, progress=progress)
+        own = given.steps, given.factors
+        return self._decoded(given.factors, given.outline, start, seed, progress, own)
 
-        variables, meta = checkpoint.load_for_inference(path, weights)
-        if "model" not in meta:
-            raise ValueError(
-                f"checkpoint {path} does not say which model it holds (no 'model' in its meta); "
-                "train or convert it again with this package."
-            )
-        spec = ModelSpec.from_dict(meta["model"])
-        checkpoint.check_compatible(variable_shapes(spec), variables)
-        normalizer, sampler = meta.get("normalizer"), load_sampler(path, meta.get("step"))
-        if sampler is None and "distilled" in meta:
-            sampler = SamplerSpec.from_dict(meta["distilled"]["sampler"])
-        return cls(spec, variables, normalizer and Normalizer.from_dict(normalizer), meta, sampler)
-
-    def using(
+    def swap(
         self,
-        solver: str | None = None,
-        num_steps: int | None = None,
-        eta: float | None = None,
         *,
-        precision: str | None = None,
-        sampler: SamplerSpec | None = None,
-    ) -> "DiffSDA":
-        """The same weights with another default sampler or precision.
+        static_from: Any,
+        dynamic_from: Any,
+        start: str = "random",
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Sequences:
+        """Who or what from one sequence, what happens from another.
 
         Args:
-          solver: one of ``samplers.SOLVERS``; None = the present one. Another one starts without
-            the present one's eta and levels.
-          num_steps: N; None = the present number.
-          eta: share of the ancestral noise; None = the present one.
-          precision: of the network's large products, ``"float32"`` or ``"bfloat16"``; None = the
-            model's.
-          sampler: all of a sampler at once, instead of the first three.
+          static_from: gives s: as ``read`` takes it, or ``Factors``; B sequences, or one for all.
+          dynamic_from: gives d, length and rate; B sequences, or one for all.
+          start: see ``reconstruct``; ``"inverted"`` is the noise of ``dynamic_from``.
+          seed: of random noise.
+          progress: shows a bar.
 
         Returns:
-          A model that shares this one's variables.
+          B sequences, named ``STATIC_as_DYNAMIC``.
 
         Raises:
-          ValueError: a value that is not allowed, or a solver for distilled models where this
-            one was not distilled.
+          FileNotFoundError, ValueError, ImportError: see ``read``; different numbers of sequences.
         """
-        sampler = sampler or self.chosen_sampler
-        given = {"solver": solver, "num_steps": num_steps, "eta": eta}
-        given = {name: value for name, value in given.items() if value is not None}
-        if given:
-            sampler = sampler or SamplerSpec()
-            if given.pop("solver", sampler.solver) != sampler.solver:
-                sampler = SamplerSpec(solver, sampler.num_steps)
-            sampler = dataclasses.replace(sampler, **given)
-        # One evaluation from noise to data is the same for every denoiser.
-        many = sampler and sampler.solver == samplers.CONSISTENCY and sampler.evaluations > 1
-        if many and not self.spec.sigma_identity:
-            raise ValueError(
-                f"solver is {sampler.solver!r}, but this model was not distilled; choose one of "
-                f"{', '.join(map(repr, samplers.SOLVERS))}, or load what --mode=distill made."
-            )
-        spec = self.spec
-        if precision is not None:
-            spec = dataclasses.replace(spec, precision=precision)
-        return DiffSDA(spec, self.variables, self.normalizer, self.meta, sampler)
-
-    def encode(
-        self,
-        x: Float[ArrayLike, "B V *event"],
-        length: Int[ArrayLike, "B"] | None = None,
-        mask: Bool[ArrayLike, "B V *maskdims"] | None = None,
-    ) -> Factors:
-        """Splits sequences into a static and a dynamic factor.
-
-        Args:
-          x: ``[B, V, H, W, C]`` or ``[B, V, F]``, normalised.
-          length: number of real steps of each sequence, the rest being padding; None = all.
-          mask: True = observed, for a model that was trained to see it; None = all are.
-
-        Returns:
-          ``static [B, S]`` (``[B, V, S]`` with ``static_per_step``) and ``dynamic [B, V, D]``.
-
-        Raises:
-          ValueError: a shape that the model was not made for.
-        """
-        self._check_x("x", x)
-        return _encode(self.spec, self.variables, x, length, mask)
-
-    def denoise(
-        self,
-        x_noisy: Float[ArrayLike, "B V *event"],
-        sigma: Float[ArrayLike, "*batch"] | float,
-        factors: Factors,
-    ) -> Float[Array, "B V *event"]:
-        """``D(x; sigma, z)``: the expected clean sequence.
-
-        Args:
-          x_noisy: clean data plus noise of standard deviation ``sigma``.
-          sigma: a number, ``[B]``, or ``[B, V]``.
-          factors: of B sequences of V steps.
-
-        Returns:
-          An estimate of the clean data, shaped like ``x_noisy``.
-
-        Raises:
-          ValueError: shapes that do not fit.
-        """
-        self._check_x("x_noisy", x_noisy)
-        self._check_factors(factors, x_noisy.shape[:2])
-        sigma = jnp.asarray(sigma, jnp.float32)
-        if sigma.shape not in ((), x_noisy.shape[:1], x_noisy.shape[:2]):
-            raise ValueError(
-                f"sigma has shape {sigma.shape}; allowed: one number, [B] = {x_noisy.shape[:1]} or "
-                f"[B, V] = {x_noisy.shape[:2]}."
-            )
-        sigma = jnp.broadcast_to(sigma[..., None] if sigma.ndim == 1 else sigma, x_noisy.shape[:2])
-        return _denoise(self.spec, self.variables, x_noisy, sigma, factors)
+        who, what = (self._encoded(x, progress=progress) for x in (static_from, dynamic_from))
+        factors = mix(static_from=who.factors, dynamic_from=what.factors)
+        whose, places = (
+            [place if len(one.factors) > 1 else 0 for place in range(len(factors))]
+            for one in (who, what)
+        )
+        names = [
+            f"{who.outline.names[i]}_as_{what.outline.names[j]}"
+            for i, j in zip(whose, places, strict=True)
+        ]
+        outline = what.outline.pick(places, names)
+        return self._decoded(factors, outline, start, seed, progress, what.pick(places))
 
     def sample(
         self,
-        factors: Factors,
-        start: Float[ArrayLike, "B V *event"] | None = None,
-        num_steps: int | None = None,
+        count: int,
+        length: int | None = None,
         seed: int = 0,
-        solver: str | None = None,
-        eta: float | None = None,
-        precision: str | None = None,
-    ) -> Float[Array, "B V *event"]:
-        """Decodes factors: from noise to data along the probability-flow ODE, all steps at once.
-
-        What is None is as in ``sampler``, see ``using``.
+        *,
+        start: str = "random",
+        progress: bool = False,
+    ) -> Sequences:
+        """Sequences that never were, from the prior that ``--mode=prior`` trained in the workdir.
 
         Args:
-          factors: of B sequences of V steps.
-          start: unit-variance noise to start from, such as ``invert`` gives; None = drawn.
-          num_steps: N; costs N evaluations of the network, with Heun ``2 N - 1``.
-          seed: of the drawn noise.
-          solver: one of ``samplers.SOLVERS``.
-          eta: share of noise added on the way, 0 to 1 (``euler`` and ``dpmpp_2m``).
-          precision: ``"float32"`` or ``"bfloat16"``: of the numbers that the network's large
-            products multiply. The state and the steps between are float32.
+          count: number B of sequences.
+          length: steps of the model (frames of a spectrogram for sound); None = as in training.
+          seed: of the draws.
+          start: ``"random"`` or ``"zero"``, see ``reconstruct``.
+          progress: shows a bar.
 
         Returns:
-          Normalised data, ``[B, V, ...]``, float32.
+          B sequences.
 
         Raises:
-          ValueError: shapes that do not fit, or a sampler that does not exist.
+          FileNotFoundError: there is no prior.
+          ValueError: a count or length that cannot be sampled, or a prior of another model.
         """
-        model = self.using(solver, num_steps, eta, precision=precision)
-        shape = (*factors.dynamic.shape[:2], *self.spec.shape)
-        self._check_factors(factors, shape[:2])
-        if start is None:
-            start = jax.random.normal(stream(jax.random.key(seed), "start"), shape)
-        elif tuple(start.shape) != shape:
-            raise ValueError(
-                f"start has shape {tuple(start.shape)}, but the factors call for {shape}; give "
-                "noise of that shape, or None to draw it."
-            )
-        key = stream(jax.random.key(seed), "sample")
-        return _sample(model.spec, model.sampler, self.variables, start, factors, key)
+        given = self._encoded(self.load_prior().sample(count, length, seed=seed), "sample")
+        return self._decoded(given.factors, given.outline, start, seed, progress)
 
-    def invert(
+    def traverse(
         self,
-        x: Float[ArrayLike, "B V *event"],
-        factors: Factors,
-        num_steps: int | None = None,
-        solver: str | None = None,
-        precision: str | None = None,
-    ) -> Float[Array, "B V *event"]:
-        """Stochastic encoding: the noise ``x_T`` from which ``sample`` gives ``x`` back.
-
-        What is None is as in ``sampler``, see ``using``; its eta does not count.
+        x: Any = None,
+        *,
+        factor: str = "static",
+        along: str = "pca",
+        num_components: int = 3,
+        num_places: int = 5,
+        reach: float = 2.0,
+        codes: Any = None,
+        start: str = "random",
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Sequences:
+        """Moves sequences along directions of one of their factors.
 
         Args:
-          x: normalised data.
-          factors: of ``x``.
-          num_steps: N; costs N evaluations of the network, with Heun ``2 N - 1``.
-          solver: one of ``samplers.SOLVERS``.
-          precision: as in ``sample``.
+          x: B sequences, as ``read`` takes them, or ``Factors``; None = one sample of the prior.
+          factor: ``"static"`` or ``"dynamic"``, which moves at all steps alike.
+          along: how directions are found, as by ``--mode=explore``: ``"pca"``, ``"ica"``,
+            ``"varimax"``; or ``"dimensions"``: the factor's own, the first ``num_components``.
+          num_components: K.
+          num_places: A on each direction, evenly spaced; the middle one of an odd number is the
+            sequence itself.
+          reach: of the last place, in standard deviations of the codes along the direction.
+          codes: what directions are fitted to: ``Factors``, or sequences as ``read`` takes them;
+            None = the components that ``--mode=explore`` wrote for this checkpoint (``"pca"``), or
+            else those of samples of the prior, or else of ``x``.
+          start: see ``reconstruct``; all places of a sequence have one noise.
+          seed: of random noise and of the samples.
+          progress: shows a bar.
 
         Returns:
-          Noise of about unit variance, shaped like ``x``.
+          ``B K A`` sequences, in this order, named ``NAME_FACTOR1_-2std`` and so on.
 
         Raises:
-          ValueError: shapes that do not fit, a sampler that does not exist, or a model that was
-            distilled.
+          FileNotFoundError, ValueError, ImportError: see ``read``; an option that is not allowed,
+            or too few codes.
         """
-        self._check_x("x", x)
-        self._check_factors(factors, x.shape[:2])
-        model = self.using(solver, num_steps, eta=0.0, precision=precision)
-        if not model.can_invert:
-            raise ValueError(
-                "a distilled model cannot invert; invert with the one it is made from."
-            )
-        return _invert(model.spec, model.sampler, self.variables, x, factors)
+        from diffsda_jax.factor_moves import move  # scikit-learn takes seconds to import
 
-    def _check_x(self, name: str, x: ArrayLike) -> None:
-        """Refuses data whose steps do not have the model's shape, or that are not finite."""
-        if isinstance(x, np.ndarray) and not np.isfinite(x).all():
-            raise ValueError(
-                f"{name} holds {int((~np.isfinite(x)).sum())} values that are not finite; set "
-                "missing ones to 0 and tell them by mask= (normalizer.apply(x, mask) does the "
-                "first)."
-            )
-        if tuple(x.shape[2:]) != self.spec.shape or len(x.shape) < 3:
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)}; this model takes [B, V, "
-                f"{', '.join(map(str, self.spec.shape))}], channels last."
-            )
+        for name, value in (("num_components", num_components), ("num_places", num_places)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1.")
+        x = self.load_prior().sample(1, seed=seed) if x is None else x
+        given = self._encoded(x, progress=progress)
+        components = self._directions(given.factors, factor, along, codes, num_components, seed)
+        shares = np.linspace(-1.0, 1.0, num_places).tolist() if num_places > 1 else [0.0]
+        moved = move(given.factors, components, shares, reach)
+        own = len(components) * num_places
+        places = [place for place in range(len(given.factors)) for _ in range(own)]
+        names = [
+            f"{name}_{factor}{k + 1}_{reach * share:+.2g}std"
+            for name in given.outline.names
+            for k in range(len(components))
+            for share in shares
+        ]
+        outline, own = given.outline.pick(places, names), given.pick(places)
+        return self._decoded(moved, outline, start, seed, progress, own, places)
 
-    def _check_factors(self, factors: Factors, batch_and_steps: tuple[int, ...]) -> None:
-        """Refuses factors of other sizes than the model's and the data's."""
-        batch, steps = batch_and_steps
-        expected = ((batch, self.spec.static_dim), (batch, steps, self.spec.dynamic_dim))
-        found = (tuple(factors.static.shape), tuple(factors.dynamic.shape))
-        per_step = ((batch, steps, self.spec.static_dim), expected[1])
-        if found != expected and not (self.spec.static_per_step and found == per_step):
-            raise ValueError(
-                f"factors have shapes static {found[0]} and dynamic {found[1]}; expected "
-                f"{expected[0]} and {expected[1]}."
-            )
+    def _directions(
+        self, own: Factors, factor: str, along: str, codes: Any, num_components: int, seed: int
+    ) -> "Components":
+        """Directions to move along; see ``traverse``."""
+        from diffsda_jax.factor_moves import find_components, load_components
 
+        if codes is not None:
+            own = self._encoded(codes).factors
+        elif along == "pca" and (file := self.explored()) is not None and file.is_file():
+            return load_components(file, factor, num_components)
+        elif self.has_prior():
+            own = with_lengths(self.load_prior().sample(_CODES, seed=seed))
+        return find_components(own, factor, along, num_components, seed)
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
-    spec: ModelSpec, variables: Any, x: Array, length: Array | None, mask: Array | None
-) -> Factors:
-    return make_model(spec).apply(variables, x, length, mask, method="encode")
+    def interpolate(
+        self,
+        begin: Any,
+        end: Any,
+        *,
+        factor: str = "both",
+        num_points: int = 8,
+        path: str = "linear",
+        start: str = "random",
+        seed: int = 0,
+        progress: bool = False,
+    ) -> Sequences:
+        """Goes from one sequence to another through their factors.
 
+        Args:
+          begin: B sequences, as ``read`` takes them, or ``Factors``; they give what does not move.
+          end: B sequences, where the path leads.
+          factor: what moves: ``"static"``, ``"dynamic"`` or ``"both"``. Where d moves, sequences
+            have the length of the shorter of the two.
+          num_points: K, both ends among them.
+          path: of s: ``"linear"``, or ``"spherical"`` about the mean of all that are given.
+          start: ``"random"`` or ``"zero"``, see ``reconstruct``; one noise for a path.
+          seed: of random noise.
+          progress: shows a bar.
 
-@functools.partial(jax.jit, static_argnums=0)
-def _denoise(spec: ModelSpec, variables: Any, x: Array, sigma: Array, factors: Factors) -> Array:
-    return make_model(spec).apply(variables, x, sigma, factors, method="denoise")
+        Returns:
+          ``B K`` sequences, in this order, named ``BEGIN_to_END_0`` and so on.
 
+        Raises:
+          FileNotFoundError, ValueError, ImportError: see ``read``; an option that is not allowed,
+            or different numbers of sequences.
+        """
+        from diffsda_jax.factor_moves import make_paths  # scikit-learn takes seconds to import
 
-def _denoise_at(spec: ModelSpec, variables: Any, factors: Factors) -> samplers.Denoise:
-    """D at one noise level for all steps, as the samplers call it."""
-
-    def denoise(x: Array, sigma: Array) -> Array:
-        levels = jnp.broadcast_to(sigma, x.shape[:2])
-        return make_model(spec).apply(variables, x, levels, factors, method="denoise")
-
-    return denoise
-
-
-def _levels(spec: ModelSpec, sampler: SamplerSpec) -> dict[str, float]:
-    """What the sampler's grid is made of."""
-    return sampler.levels(spec.sigma_min, spec.sigma_max, spec.rho)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _sample(
-    spec: ModelSpec,
-    sampler: SamplerSpec,
-    variables: Any,
-    start: Array,
-    factors: Factors,
-    key: Array,
-) -> Array:
-    levels = _levels(spec, sampler)
-    return samplers.integrate(
-        sampler.solver,
-        _denoise_at(spec, variables, factors),
-        jnp.asarray(start, jnp.float32) * levels["sigma_max"],
-        schedules.sigma_grid(sampler.num_steps, **levels),
-        eta=sampler.eta,
-        key=key,
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _invert(
-    spec: ModelSpec, sampler: SamplerSpec, variables: Any, x: Array, factors: Factors
-) -> Array:
-    levels = _levels(spec, sampler)
-    grid = schedules.inversion_grid(sampler.num_steps, **levels)
-    denoise, x = _denoise_at(spec, variables, factors), jnp.asarray(x, jnp.float32)
-    return samplers.integrate(sampler.solver, denoise, x, grid) / levels["sigma_max"]
-
-
-def load_sampler(path: str | os.PathLike, step: int | None = None) -> SamplerSpec | None:
-    """The sampler that ``--mode=sampling`` chose for the run that a path lies in.
-
-    Args:
-      path: a run's workdir, its ``checkpoints`` folder, or one step's folder.
-      step: of the checkpoint that is read; one chosen at another step is used too, and logged.
-
-    Returns:
-      The sampler, or None where none was chosen.
-
-    Raises:
-      ValueError: the file is damaged.
-    """
-    workdir = Path(path).expanduser().absolute()
-    if not (workdir / "checkpoints").is_dir():  # not a workdir, so it lies in one
-        parts = (workdir, *workdir.parents)
-        names = [part.name for part in parts[:2]]
-        workdir = parts[names.index("checkpoints") + 1 if "checkpoints" in names else 0]
-    file = workdir / SAMPLER_FILE
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text())
-        sampler = SamplerSpec.from_dict(values["sampler"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} cannot be read ({error}); run --mode=sampling again, or remove it to sample "
-            "with Heun."
-        ) from error
-    if step is not None and values.get("step") != step:
-        logger.warning(
-            "%s was chosen at step %s and is used at step %s; --mode=sampling chooses again",
-            file,
-            values.get("step"),
-            step,
-        )
-    return sampler
+        first, last = (self._encoded(x, progress=progress) for x in (begin, end))
+        points = make_paths(first.factors, last.factors, factor, num_points, path)
+        places = [place for place in range(len(first.factors)) for _ in range(num_points)]
+        ends = zip(first.outline.names, last.outline.names, strict=True)
+        names = [f"{a}_to_{b}_{k}" for a, b in ends for k in range(num_points)]
+        outline = first.outline
+        if factor != "static":
+            outline = outline.shortened(last.outline)
+        outline = outline.pick(places, names)
+        return self._decoded(points, outline, start, seed, progress, noise_of=places)

@@ -2,12 +2,10 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from jax import Array
 from jaxtyping import Float, Int
 
@@ -77,7 +75,7 @@ class Prior:
         """
         from diffsda_jax.train import checkpoint, integrity  # Orbax takes seconds to import
 
-        workdir = Path(path).expanduser()
+        workdir = integrity.absolute(path)
         place = workdir / FOLDER if (workdir / FOLDER).is_dir() else workdir
         found = place / checkpoint.FOLDER if place.name == FOLDER else place
         if place.name == FOLDER and not any(found.glob("*/meta")):
@@ -89,7 +87,7 @@ class Prior:
                 if "model" in meta
                 else f"{path} is no checkpoint of a prior: {_way_out('DIR')}."
             )
-        newest = max(integrity.list_steps(epath.Path(workdir) / checkpoint.FOLDER), default=None)
+        newest = max(integrity.list_steps(workdir / checkpoint.FOLDER), default=None)
         if place != workdir and newest not in (None, meta["model_step"]):
             raise ValueError(
                 f"the prior in {place} was trained with the model of step {meta['model_step']}, "

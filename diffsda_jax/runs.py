@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffsda_jax import experiment as experiments
+from diffsda_jax.codec import load_sampler
 from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
 from diffsda_jax.data.sources.pairs import read_pairs
 from diffsda_jax.data.synthetic import Synthetic
@@ -22,7 +23,7 @@ from diffsda_jax.evals.interface import encode_clips
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
-from diffsda_jax.pipeline import DiffSDA, load_sampler
+from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.prior_api import FOLDER, Prior
 from diffsda_jax.train import checkpoint, loop
 from diffsda_jax.train.state import TrainState, variables_of

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs
+from diffsda_jax.codec import SAMPLER_FILE
 from diffsda_jax.diffusion.samplers import SOLVERS, SamplerSpec, can_add_noise
 from diffsda_jax.evals import metrics as measure
 from diffsda_jax.evals import report
@@ -24,7 +25,7 @@ from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.evals.pictures import write_png
 from diffsda_jax.evals.sampling_quality import Trial
 from diffsda_jax.factors import Factors
-from diffsda_jax.pipeline import SAMPLER_FILE, DiffSDA
+from diffsda_jax.pipeline import DiffSDA
 
 logger = logging.getLogger(__name__)
 
@@ -214,12 +215,12 @@ class _Recorder:
         """As the model's."""
         return self._model.encode(x, length, mask)
 
-    def sample(
+    def decode(
         self, factors: Factors, start: Any = None, num_steps: int | None = None, seed: int = 0
     ) -> Clips:
         """As the model's, which has run to its end."""
         began = time.perf_counter()
-        clips = np.asarray(self._model.sample(factors, start, num_steps, seed))
+        clips = np.asarray(self._model.decode(factors, start, num_steps, seed))
         seconds = (time.perf_counter() - began) / len(clips)
         self.seconds_per_clip = min(self.seconds_per_clip, seconds)
         if not self._inverted:

@@ -72,7 +72,7 @@ def test_the_student_samples_with_few_evaluations_by_default(finished):
     assert student.sampler == distill_runs.few_steps(2) and student.sampler.evaluations == 2
     factors = Factors(static=np.ones((2, 4), np.float32), dynamic=np.ones((2, 4, 2), np.float32))
     start = np.random.default_rng(0).standard_normal((2, 4, 12)).astype(np.float32)
-    first, again, other = (student.sample(factors, start, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (student.decode(factors, start, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     with pytest.raises(ValueError, match="a distilled model cannot invert"):
         student.invert(start, factors)

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 CACHE = ".cache/import-linter"
@@ -28,16 +29,20 @@ def test_public_names_load_on_use():
     assert run("import diffsda_jax; print(diffsda_jax.Factors.__name__)")[0].strip() == "Factors"
 
 
-def test_help_loads_no_jax():
+@pytest.mark.parametrize(
+    ("module", "words", "option"),
+    [("main", "'--help'", "--workdir"), ("infer", "'swap', '--help'", "--static_from")],
+)
+def test_help_loads_no_jax(module, words, option):
     code = (
         "import sys, contextlib, runpy\n"
-        "sys.argv = ['main', '--help']\n"
+        f"sys.argv = ['{module}', {words}]\n"
         "with contextlib.suppress(SystemExit):\n"
-        "    runpy.run_module('diffsda_jax.main', run_name='__main__')\n"
+        f"    runpy.run_module('diffsda_jax.{module}', run_name='__main__')\n"
         "print([m for m in ('jax', 'grain', 'tensorflow', 'sklearn') if m in sys.modules])"
     )
     printed, seconds = run(code)
-    assert printed.strip().endswith("[]") and "--workdir" in printed and seconds < 3
+    assert printed.strip().endswith("[]") and option in printed and seconds < 3
 
 
 def test_plan_loads_nothing_that_writes_or_scores():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from diffsda_jax import DiffSDA, Factors
+from diffsda_jax.codec import load_sampler
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.model import ModelSpec, init_variables
-from diffsda_jax.pipeline import load_sampler
 from diffsda_jax.train import checkpoint
 
 SPEC = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4)
@@ -47,22 +47,22 @@ def test_one_static_factor_a_step_is_for_models_that_have_them(model, x):
     assert factors.static.shape == (2, 5, 4)
     shared = factors.replace(static=factors.static.mean(1))
     for ours in (factors, shared):
-        assert DiffSDA(spec, model.variables).sample(ours, num_steps=2).shape == x.shape
+        assert DiffSDA(spec, model.variables).decode(ours, num_steps=2).shape == x.shape
     with pytest.raises(ValueError, match=r"static \(2, 5, 4\).*expected \(2, 4\)"):
-        model.sample(factors, num_steps=2)
+        model.decode(factors, num_steps=2)
 
 
 def test_samples_depend_on_the_seed_only(model, x):
     factors = model.encode(x)
-    first, again = model.sample(factors, num_steps=3), model.sample(factors, num_steps=3, seed=0)
+    first, again = model.decode(factors, num_steps=3), model.decode(factors, num_steps=3, seed=0)
     np.testing.assert_array_equal(first, again)
-    assert not np.allclose(first, model.sample(factors, num_steps=3, seed=1))
+    assert not np.allclose(first, model.decode(factors, num_steps=3, seed=1))
 
 
 def test_inversion_and_sampling_undo_each_other(model, x):
     factors = model.encode(x)
     noise = model.invert(x, factors, num_steps=100)
-    back = model.sample(factors, start=noise, num_steps=100)
+    back = model.decode(factors, start=noise, num_steps=100)
     np.testing.assert_allclose(back, x, atol=0.02)
 
 
@@ -70,7 +70,7 @@ def test_inversion_and_sampling_undo_each_other(model, x):
 def test_solvers_agree_where_steps_are_many_and_undo_themselves(model, x, solver):
     factors = model.encode(x)
     noise = model.invert(x, factors, num_steps=100)
-    back = model.sample(factors, start=noise, num_steps=100, solver=solver)
+    back = model.decode(factors, start=noise, num_steps=100, solver=solver)
     np.testing.assert_allclose(back, x, atol=0.02)
     own = model.invert(x, factors, num_steps=100, solver=solver)
     np.testing.assert_allclose(own, noise, atol=0.02)
@@ -81,13 +81,13 @@ def test_the_models_own_sampler_is_the_default(model, x):
     chosen = SamplerSpec("euler", 4, sigma_min=0.02, sigma_max=10.0)
     ours = model.using(sampler=chosen)
     start = jax.random.normal(jax.random.key(3), x.shape)
-    default = ours.sample(factors, start=start)
-    given = model.using("euler", 4).sample(factors, start=start)
+    default = ours.decode(factors, start=start)
+    given = model.using("euler", 4).decode(factors, start=start)
     assert not np.allclose(default, given)  # the levels are the sampler's own
-    np.testing.assert_array_equal(ours.sample(factors, start=start, num_steps=4), default)
+    np.testing.assert_array_equal(ours.decode(factors, start=start, num_steps=4), default)
     # Another solver starts from the model's levels.
-    other = ours.sample(factors, start=start, solver="dpmpp_2m", num_steps=3)
-    expected = model.sample(factors, start=start, solver="dpmpp_2m", num_steps=3)
+    other = ours.decode(factors, start=start, solver="dpmpp_2m", num_steps=3)
+    expected = model.decode(factors, start=start, solver="dpmpp_2m", num_steps=3)
     np.testing.assert_array_equal(other, expected)
     assert not np.allclose(ours.invert(x, factors), model.invert(x, factors, 4, "euler"))
 
@@ -95,7 +95,7 @@ def test_the_models_own_sampler_is_the_default(model, x):
 def test_noise_on_the_way_depends_on_the_seed(model, x):
     factors, start = model.encode(x), jax.random.normal(jax.random.key(3), x.shape)
     first, again, other = (
-        model.sample(factors, start=start, num_steps=4, seed=seed, solver="euler", eta=1.0)
+        model.decode(factors, start=start, num_steps=4, seed=seed, solver="euler", eta=1.0)
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -104,11 +104,11 @@ def test_noise_on_the_way_depends_on_the_seed(model, x):
 
 def test_half_precision_is_for_the_network_only(model, x):
     factors, start = model.encode(x), jax.random.normal(jax.random.key(3), x.shape)
-    exact = model.sample(factors, start=start, num_steps=8, solver="dpmpp_2m")
-    half = model.sample(factors, start=start, num_steps=8, solver="dpmpp_2m", precision="bfloat16")
+    exact = model.decode(factors, start=start, num_steps=8, solver="dpmpp_2m")
+    half = model.decode(factors, start=start, num_steps=8, solver="dpmpp_2m", precision="bfloat16")
     error = np.linalg.norm(half - exact) / np.linalg.norm(exact)
     assert half.dtype == np.float32 and 0 < error < 0.02
-    again = model.using(precision="bfloat16").sample(
+    again = model.using(precision="bfloat16").decode(
         factors, start=start, num_steps=8, solver="dpmpp_2m"
     )
     np.testing.assert_array_equal(half, again)
@@ -150,10 +150,10 @@ def test_a_choice_of_the_default_is_still_a_choice(model):
 def test_what_distilled_models_cannot_do_and_others_cannot(model, x):
     factors = model.encode(x)
     with pytest.raises(ValueError, match="'consistency', but this model was not distilled"):
-        model.sample(factors, solver="consistency", num_steps=3)
+        model.decode(factors, solver="consistency", num_steps=3)
     with pytest.raises(ValueError, match="this model was not distilled; choose one of 'heun'"):
         model.using(sampler=SamplerSpec("consistency", 3))
-    one = model.sample(factors, solver="consistency", num_steps=2)  # one evaluation is anyone's
+    one = model.decode(factors, solver="consistency", num_steps=2)  # one evaluation is anyone's
     assert one.shape == x.shape
     student = DiffSDA(dataclasses.replace(SPEC, sigma_identity=SPEC.sigma_min), model.variables)
     assert student.using("consistency", 3).sampler.evaluations == 2
@@ -200,12 +200,12 @@ def test_wrong_shapes_are_named(model, x):
     with pytest.raises(ValueError, match=r"sigma has shape \(3,\)"):
         model.denoise(x, jnp.ones(3), factors)
     with pytest.raises(ValueError, match=r"start has shape \(2, 4, 3\)"):
-        model.sample(factors, start=jnp.zeros((2, 4, 3)))
+        model.decode(factors, start=jnp.zeros((2, 4, 3)))
     with pytest.raises(ValueError, match="factors have shapes"):
-        model.sample(Factors(static=factors.static[:, :1], dynamic=factors.dynamic))
+        model.decode(Factors(static=factors.static[:, :1], dynamic=factors.dynamic))
     with pytest.raises(ValueError, match="num_steps is 1"):
-        model.sample(factors, num_steps=1)
+        model.decode(factors, num_steps=1)
     with pytest.raises(ValueError, match="solver is 'rk4'; allowed: 'heun', 'euler'"):
-        model.sample(factors, solver="rk4")
+        model.decode(factors, solver="rk4")
     with pytest.raises(ValueError, match="precision is 'half'; allowed: 'float32', 'bfloat16'"):
-        model.sample(factors, precision="half")
+        model.decode(factors, precision="half")

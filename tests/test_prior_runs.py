@@ -122,7 +122,10 @@ def test_a_finished_prior_can_be_loaded_and_sampled(finished):
     assert factors.static.shape == (3, 4) and factors.dynamic.shape == (3, 4, 3)
     assert np.isfinite(factors.static).all() and np.isfinite(factors.dynamic).all()
     assert prior.meta["made_from"]["data.length"] == 4 and prior.meta["step"] == 4
-    assert DiffSDA.from_checkpoint(workdir).sample(factors, num_steps=2).shape == (3, 4, 12)
+    model = DiffSDA.from_checkpoint(workdir, precision="bfloat16").using(num_steps=2)
+    assert model.decode(factors).shape == (3, 4, 12)
+    made = model.sample(3, seed=1)  # of the model that the prior is of, in another precision
+    np.testing.assert_array_equal(made.x, model.reconstruct(factors, seed=1).x)
 
 
 def test_a_resumed_prior_ends_with_the_bits_of_an_unbroken_one(model, finished, tmp_path):

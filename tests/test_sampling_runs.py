@@ -178,7 +178,7 @@ class Padded(DiffSDA):
     def using(self, *_, sampler=None, **__):
         return Padded(self.spec, {}, sampler=sampler)
 
-    def sample(self, factors, start=None, num_steps=None, seed=0):
+    def decode(self, factors, start=None, num_steps=None, seed=0):
         x = np.repeat(np.asarray(factors.static)[:, None, :3], 4, axis=1)
         x[:, 2:] += self.sampler.num_steps
         return x

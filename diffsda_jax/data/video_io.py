@@ -50,6 +50,32 @@ def count_frames(path: Path) -> int:
         return len(_presentation_times(path))
 
 
+def frame_rate(path: Path) -> float | None:
+    """Mean number of frames a second of a clip; None of a folder, and where a file does not say.
+
+    Raises:
+        BrokenItemError: the clip cannot be opened.
+        ImportError: PyAV is needed and missing.
+    """
+    with _broken_when_unreadable():
+        if path.is_dir():
+            return None
+        if path.suffix.lower() == ".gif":
+            return _gif_rate(path)
+        with _open_video(path) as (_, stream):
+            rate = stream.average_rate
+            return float(rate) if rate else None
+
+
+def _gif_rate(path: Path) -> float | None:
+    """Frames over the time that they are shown for."""
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as image:
+        shown_ms = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
+    return 1000 * len(shown_ms) / sum(shown_ms) if all(shown_ms) else None
+
+
 def read_frames(
     path: Path, indices: Sequence[int], size: int
 ) -> UInt8[np.ndarray, "V {size} {size} 3"]:

@@ -17,7 +17,7 @@ Labels = Integer[np.ndarray, "B"]
 
 @runtime_checkable
 class SequenceModel(Protocol):
-    """Any object that encodes clips to factors and samples clips from factors.
+    """Any object that encodes clips to factors and decodes factors to clips.
 
     Its solver and the precision of its network are its own affair, see ``DiffSDA.using``. One that
     cannot invert says so by an attribute ``can_invert`` that is False; then nothing is inverted.
@@ -26,13 +26,13 @@ class SequenceModel(Protocol):
     def encode(self, x: Any, length: Any = None, mask: Any = None) -> Factors:
         """Factors of clips ``[B, V, ...]``; ``length`` int32 ``[B]``, ``mask`` True = observed."""
 
-    def sample(
+    def decode(
         self, factors: Factors, start: Any = None, num_steps: int = 32, seed: int = 0
     ) -> Any:
         """Clips from factors; ``start`` is unit-variance noise shaped like the clips."""
 
     def invert(self, x: Any, factors: Factors, num_steps: int = 32) -> Any:
-        """Unit-variance ``x_T`` from which ``sample`` gives ``x`` back."""
+        """Unit-variance ``x_T`` from which ``decode`` gives ``x`` back."""
 
 
 @runtime_checkable

@@ -122,7 +122,7 @@ def decode_factors(
 ) -> Clips:
     """Sample clips from factors and given start noise, batch by batch."""
     return map_batches(
-        lambda index: model.sample(factors[index], start=start[index], num_steps=num_steps),
+        lambda index: model.decode(factors[index], start=start[index], num_steps=num_steps),
         len(start),
         batch_size,
     )

@@ -38,7 +38,7 @@ class Checkpointer:
 
     Args:
       directory: folder of the steps, normally ``<workdir>/checkpoints``; made if missing. Local
-        path; a bucket (``gs://``) was never tried.
+        path; writing to a bucket (``gs://``) was never tried.
       keep: number of newest steps that are kept.
 
     Raises:
@@ -49,7 +49,7 @@ class Checkpointer:
         """Opens the folder and clears what a killed process left unfinished."""
         if keep < 1:
             raise ValueError(f"checkpoint keep is {keep}; allowed: 1 or more.")
-        self.directory = _absolute(directory)
+        self.directory = integrity.absolute(directory)
         self._manager = _make_manager(self.directory, keep)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checksums")
         self._sealing: Future | None = None
@@ -193,7 +193,7 @@ def load_for_inference(
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; allowed: {', '.join(map(repr, WEIGHTS))}.")
     sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
-    directory, only = _find_steps(_absolute(path))
+    directory, only = _find_steps(integrity.absolute(path))
 
     def read(step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         folder = directory / str(step)
@@ -231,7 +231,7 @@ def save_converted(
     Raises:
       ValueError: the directory holds checkpoints already.
     """
-    folder = _absolute(directory) / FOLDER
+    folder = integrity.absolute(directory) / FOLDER
     found = integrity.list_steps(folder)
     if found:
         raise ValueError(
@@ -278,11 +278,6 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in leaves
     }
-
-
-def _absolute(path: str | os.PathLike) -> epath.Path:
-    """Absolute path with ``~`` replaced; buckets stay as they are."""
-    return epath.Path(path).expanduser().absolute()
 
 
 def _make_manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:

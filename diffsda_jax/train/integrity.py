@@ -8,6 +8,7 @@ CRC-32 of every file are kept beside the steps, in ``checksums/<step>.json``.
 import hashlib
 import json
 import logging
+import os
 import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -34,6 +35,12 @@ def hash_weights(description: str, variables: Any) -> str:
 
 class IncompatibleCheckpointError(ValueError):
     """A whole checkpoint that belongs to another model or another optimiser."""
+
+
+def absolute(path: str | os.PathLike) -> epath.Path:
+    """Absolute path with ``~`` replaced; a URL, such as ``gs://bucket/run``, stays as it is."""
+    found = epath.Path(path).expanduser()
+    return found if "://" in os.fspath(found) else found.absolute()
 
 
 def list_steps(directory: epath.Path) -> list[int]:

@@ -36,7 +36,7 @@ class Oracle:
         static = np.where(keep, x[..., :2], 0).sum(1) / keep.sum(1)
         return Factors(static=static.astype(np.float32), dynamic=np.asarray(x[..., 2:]))
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         static = np.repeat(factors.static[:, None], factors.dynamic.shape[1], axis=1)
         return np.concatenate([static, factors.dynamic], axis=-1)
 
@@ -53,8 +53,8 @@ class Rotated(Oracle):
         factors = super().encode(x, length)
         return factors.replace(static=factors.static @ self.turn)
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
-        return super().sample(factors.replace(static=factors.static @ self.turn))
+    def decode(self, factors, start=None, num_steps=32, seed=0):
+        return super().decode(factors.replace(static=factors.static @ self.turn))
 
 
 class Clueless(Oracle):
@@ -70,7 +70,7 @@ class Clueless(Oracle):
             static=draw((len(x), 2), np.float32), dynamic=draw((*x.shape[:2], 1), np.float32)
         )
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         return self._x[self._rng.integers(len(self._x), size=len(factors.dynamic))]
 
 
@@ -81,7 +81,7 @@ class Stuck(Oracle):
         """Remembers what to decode."""
         self._x = x
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         return start
 
 

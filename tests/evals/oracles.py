@@ -36,7 +36,7 @@ class DigitOracle:
         static, dynamic = zip(*(self._known[clip.tobytes()] for clip in x), strict=True)
         return Factors(static=np.stack(static), dynamic=np.stack(dynamic))
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         """The ideal clip."""
         self.calls.append(len(factors))
         scans = np.asarray(factors.static).reshape(-1, 8, 8)
@@ -64,6 +64,6 @@ class Clueless(DigitOracle):
             dynamic=draw((len(x), x.shape[1], 2), dtype=np.float32),
         )
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         """Random real clips."""
         return self._clips[self._rng.integers(len(self._clips), size=len(factors))]

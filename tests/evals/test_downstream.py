@@ -44,7 +44,7 @@ class Oracle:
     def invert(self, x, factors, num_steps=32):
         raise NotImplementedError
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         """The true clip."""
         return self._source.render(factors.static, factors.dynamic)
 

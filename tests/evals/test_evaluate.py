@@ -101,8 +101,8 @@ class UpsideDown(DigitOracle):
     def encode(self, x, length=None, mask=None):
         return super().encode(x[:, :, ::-1])
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
-        return super().sample(factors)[:, :, ::-1]
+    def decode(self, factors, start=None, num_steps=32, seed=0):
+        return super().decode(factors)[:, :, ::-1]
 
 
 def test_latents_are_shown_as_frames(digits):
@@ -135,7 +135,7 @@ class Echo:
         mean = np.stack([clip[:steps].mean(0) for clip, steps in zip(x, length, strict=True)])
         return Factors(static=mean, dynamic=x - mean[:, None])
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         return factors.static[:, None] + factors.dynamic
 
     def invert(self, x, factors, num_steps=32):

@@ -262,7 +262,7 @@ def meaning_of(model, data, decomposition):
     attributes = component_names.make_attributes(data, moved, to_frames=lambda x: x)
 
     def decode(sets):
-        return np.stack([model.sample(one) for one in sets])
+        return np.stack([model.decode(one) for one in sets])
 
     return components, find_meaning(
         components, codes, attributes, factors[:10], decode, num_random=4
@@ -280,8 +280,8 @@ def test_axes_of_a_model_that_knows_the_position_are_named(digits):
             factors = super().encode(x)
             return factors.replace(dynamic=(factors.dynamic @ turn).astype(np.float32))
 
-        def sample(self, factors, start=None, num_steps=32, seed=0):
-            return super().sample(factors.replace(dynamic=factors.dynamic @ turn.T))
+        def decode(self, factors, start=None, num_steps=32, seed=0):
+            return super().decode(factors.replace(dynamic=factors.dynamic @ turn.T))
 
     components, found = meaning_of(Turned(data), data, "ica")
     keys = [item.key for item in found.attributes]
@@ -338,7 +338,7 @@ def test_pictures_show_a_row_for_each_component(digits):
     data, oracle = digits
     report = report_of(digits)
     moved, columns = traverse(report.components, encode_clips(oracle, data["x"][:2]), 3, alpha=0.5)
-    clips = np.stack([oracle.sample(one) for one in moved])
+    clips = np.stack([oracle.decode(one) for one in moved])
     clips = clips.reshape(2, 3, *clips.shape[1:])
     drawn = draw_videos(clips, report.short_titles(), columns, lambda x: x)
     assert len(drawn) == 2 and len(drawn[0][1]) == clips.shape[3]

@@ -55,7 +55,7 @@ class SquareOracle:
         color = see_color(flat)[0].reshape(*x.shape[:2], 3)
         return Factors(static=color[:, 0], dynamic=see_corner(flat)[0][:, 0].reshape(len(x), -1, 2))
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         return render(factors.static, np.asarray(factors.dynamic, int))
 
     def invert(self, x, factors, num_steps=32):
@@ -65,7 +65,7 @@ class SquareOracle:
 class Clueless(SquareOracle):
     """Samples are of random persons and motions."""
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         rng = np.random.default_rng(len(factors))
         return render(*truth(len(factors), rng))
 
@@ -280,8 +280,8 @@ def test_what_cannot_be_scored_is_noted():
 class GreyOracle(SquareOracle):
     """Samples have one channel."""
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
-        return super().sample(factors)[..., :1]
+    def decode(self, factors, start=None, num_steps=32, seed=0):
+        return super().decode(factors)[..., :1]
 
 
 def test_networks_see_pictures():

@@ -40,7 +40,7 @@ class Oracle:
     def encode(self, x, length=None, mask=None):
         return Factors(static=x[:, 0, :2], dynamic=x[:, :, 2:])
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         shape = (*factors.dynamic.shape[:2], factors.static.shape[1])
         static = np.broadcast_to(factors.static[:, None], shape)
         return np.concatenate([static, factors.dynamic], -1)

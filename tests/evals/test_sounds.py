@@ -20,7 +20,7 @@ class VoiceOracle:
         static = x.mean(1)
         return Factors(static=static, dynamic=x - static[:, None])
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         return factors.static[:, None] + factors.dynamic
 
     def invert(self, x, factors, num_steps=32):
@@ -33,8 +33,8 @@ class Wild(VoiceOracle):
     def __init__(self, value):
         self.value = value
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
-        x = super().sample(factors, start, num_steps, seed)
+    def decode(self, factors, start=None, num_steps=32, seed=0):
+        x = super().decode(factors, start, num_steps, seed)
         return np.where(np.arange(STEPS)[:, None] % 2 == 0, np.float32(self.value), x)
 
 
@@ -158,7 +158,7 @@ def test_only_clips_of_the_trial_are_heard(speech):
 class FromStart(VoiceOracle):
     """Samples are what the start noise is; the noise of a clip is the clip."""
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         return start
 
 

@@ -22,7 +22,7 @@ class Additive:
         self.sizes.append(len(x))
         return Factors(static=x[:, 0], dynamic=x - x[:, :1])
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
+    def decode(self, factors, start=None, num_steps=32, seed=0):
         self.sizes.append(len(factors))
         return factors.static[:, None] + factors.dynamic + start
 

@@ -2,67 +2,16 @@
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
 
 from diffsda_jax.data.sources.base import ElementSpec, Source, hash_split, label_ids
-from diffsda_jax.data.sources.tables import (
-    Table,
-    is_number,
-    number_share,
-    numbers,
-    read_table,
-    texts,
-)
-
-_LOG = logging.getLogger(__name__)
+from diffsda_jax.data.sources.csv_series import Series, load_series
 
 LAYOUTS = ("wide", "long")
 NAN_POLICIES = ("mask", "error")
-TIME_NAMES = ("time", "date", "datetime", "timestamp")
-_NUMBER_SHARE = 0.5  # a column of at least so many numbers is a number column
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """All steps of one id.
-
-    Attributes:
-        name: the id.
-        x: values, 0 where missing.
-        mask: True where observed.
-        labels: the static label of every step, or None.
-    """
-
-    name: str
-    x: Float32[np.ndarray, "N F"]
-    mask: Bool[np.ndarray, "N F"]
-    labels: list[str] | None
-
-    def part(self, start: int, stop: int) -> "Series":
-        """Steps `start` to `stop`."""
-        labels = None if self.labels is None else self.labels[start:stop]
-        return Series(self.name, self.x[start:stop], self.mask[start:stop], labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Roles:
-    """Columns with a special role; None for none.
-
-    Attributes:
-        id: tells the sequences apart.
-        sort_by: rows are sorted by it.
-        label: the static label.
-    """
-
-    id: str | None
-    sort_by: str | None
-    label: str | None
 
 
 class CsvTable(Source):
@@ -85,8 +34,8 @@ class CsvTable(Source):
         length: steps of a window; needed for wide, None takes whole ids for long.
         stride: steps between windows; None for `length`.
         id_column: None for one id a file (wide) or the first column (long).
-        time_column: None for a column named like `TIME_NAMES`, if any (wide), or the second
-            column (long).
+        time_column: None for a column named like `csv_series.TIME_NAMES`, if any (wide), or the
+            second column (long).
         features: columns to use; None for all other columns that hold mostly numbers.
         static_label_column: column of the static class; constant within a window.
         nan_policy: "mask" takes missing values as not observed, "error" refuses them.
@@ -120,32 +69,26 @@ class CsvTable(Source):
         """Reads the files and cuts the windows; see the class."""
         super().__init__(split, max_skipped_share)
         _check_options(layout, length, stride, nan_policy)
-        tables = [read_table(file, delimiter) for file in _csv_files(path)]
-        names = _same_columns(tables)
-        if layout == "long":
-            id_column, time_column = id_column or names[0], time_column or names[:2][-1]
-        else:
-            named_like_time = (name for name in names if name.lower() in TIME_NAMES)
-            time_column = time_column or next(named_like_time, None)
-        roles = Roles(id_column, time_column if layout == "long" else None, static_label_column)
-        special = (id_column, time_column, static_label_column)
-        self._features = _choose_features(tables, names, special, features)
-        values = [_read_values(table, self._features, nan_policy) for table in tables]
-        _log_missing(tables, values, self._features)
-        all_series = [
-            series
-            for table, cells in zip(tables, values, strict=True)
-            for series in _make_series(table, cells, roles, len(tables) > 1)
-        ]
+        file = load_series(
+            path,
+            layout=layout,
+            id_column=id_column,
+            time_column=time_column,
+            features=features,
+            static_label_column=static_label_column,
+            nan_policy=nan_policy,
+            delimiter=delimiter,
+        )
+        all_series = file.series
         self._names = None
         if static_label_column is not None:
             self._names = label_ids(label for series in all_series for label in series.labels)
         self.spec = ElementSpec(
             kind="series",
-            shape=(len(self._features),),
+            shape=(len(file.features),),
             static_names=None if self._names is None else tuple(self._names),
-            feature_names=self._features,
-            masked=any(np.isnan(cells).any() for cells in values),
+            feature_names=file.features,
+            masked=file.masked,
         )
         parts = _split_series(all_series, split, test_share)
         self._num_ids = len(parts)
@@ -225,124 +168,6 @@ def _check_options(layout: str, length: int | None, stride: int | None, nan_poli
             "source 'csv' with layout='wide' needs the option 'length', steps of a window: set "
             "--config.source.options.length=..."
         )
-
-
-def _csv_files(path: str) -> list[Path]:
-    """The file, or the CSV files of the folder."""
-    advice = "set path to a CSV file, or to a folder of CSV files with one sequence each"
-    if not str(path):
-        raise ValueError(f"path of source 'csv' is not set: {advice}")
-    place = Path(path).expanduser()
-    if not place.exists():
-        raise FileNotFoundError(f"path {place} of source 'csv' is missing: {advice}")
-    if not place.is_dir():
-        return [place]
-    files = sorted(file for file in place.glob("*.csv") if not file.name.startswith("."))
-    if not files:
-        raise ValueError(f"folder {place} of source 'csv' holds no *.csv file: {advice}")
-    return files
-
-
-def _same_columns(tables: list[Table]) -> list[str]:
-    """Column names, the same in all files (in any order)."""
-    first = tables[0]
-    for table in tables[1:]:
-        other = set(table.columns) ^ set(first.columns)
-        if other:
-            raise ValueError(
-                f"file {table.path} and file {first.path} differ in column {sorted(other)[0]!r}: "
-                "give all files the same columns"
-            )
-    return list(first.columns)
-
-
-def _choose_features(
-    tables: list[Table],
-    names: list[str],
-    special: Sequence[str | None],
-    features: Sequence[str] | None,
-) -> tuple[str, ...]:
-    """The wanted feature columns, or all columns of mostly numbers without a special role."""
-    for name in (*special, *(features or ())):
-        if name is not None and name not in names:
-            raise ValueError(
-                f"column {name!r} is not in file {tables[0].path}: use one of {', '.join(names)}"
-            )
-    if features:
-        return tuple(features)
-    free = [name for name in names if name not in special]
-    chosen = [name for name in free if number_share(tables, name) >= _NUMBER_SHARE]
-    left_out = [name for name in free if name not in chosen]
-    if left_out:
-        _LOG.warning("csv: columns without numbers are left out: %s", ", ".join(left_out))
-    if not chosen:
-        raise ValueError(
-            f"file {tables[0].path} has no number column for features: add one, or name the "
-            "columns by features=..."
-        )
-    return tuple(chosen)
-
-
-def _read_values(
-    table: Table, features: Sequence[str], nan_policy: str
-) -> Float64[np.ndarray, "N F"]:
-    """The feature columns of one table, NaN where missing."""
-    allow = nan_policy == "mask"
-    return np.stack([numbers(table, name, allow) for name in features], axis=-1)
-
-
-def _make_series(
-    table: Table, values: Float64[np.ndarray, "N F"], roles: Roles, prefix: bool
-) -> list[Series]:
-    """The ids of one table; `prefix` puts the name of the file before them."""
-    mask = ~np.isnan(values)
-    x = np.where(mask, values, 0.0).astype(np.float32)
-    labels = None if roles.label is None else texts(table, roles.label)
-    order = range(len(x)) if roles.sort_by is None else _time_order(table, roles.sort_by)
-    groups: dict[str, list[int]] = {}
-    if roles.id is None:
-        groups[table.path.stem] = list(order)
-    else:
-        ids = texts(table, roles.id)
-        for row in order:
-            groups.setdefault(f"{table.path.stem}/{ids[row]}" if prefix else ids[row], []).append(
-                row
-            )
-    return [
-        Series(name, x[rows], mask[rows], None if labels is None else [labels[row] for row in rows])
-        for name, rows in groups.items()
-    ]
-
-
-def _time_order(table: Table, column: str) -> np.ndarray:
-    """Rows in the order of time; equal times stay in the order of the file."""
-    cells = table.columns[column]
-    if all(is_number(cell) for cell in cells):
-        return np.argsort(numbers(table, column, allow_missing=False), kind="stable")
-    return np.argsort(np.array(cells), kind="stable")
-
-
-def _log_missing(
-    tables: list[Table], values: list[Float64[np.ndarray, "_ F"]], features: Sequence[str]
-) -> None:
-    """Says how many values are missing, where the first one is, and which column has most."""
-    missing = sum(np.isnan(cells).sum(0) for cells in values)
-    if not np.any(missing):
-        return
-    number = next(i for i, cells in enumerate(values) if np.isnan(cells).any())
-    row, column = np.argwhere(np.isnan(values[number]))[0]
-    worst = int(np.argmax(missing))
-    _LOG.warning(
-        "csv: %d of %d values are missing and masked, the first in file %s, line %d, column %r "
-        "(most in column %r: %d); fill them in, or set nan_policy='error' to refuse them",
-        np.sum(missing),
-        sum(cells.size for cells in values),
-        tables[number].path,
-        tables[number].lines[row],
-        features[column],
-        features[worst],
-        missing[worst],
-    )
 
 
 def _split_series(all_series: list[Series], split: str, test_share: float) -> list[Series]:

@@ -1,0 +1,29 @@
+"""Arrays from ``.npz`` files, whoever wrote them."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+
+def read_arrays(path: Path | epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by their names; nothing in it is run.
+
+    Args:
+      path: the file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is damaged, or holds pickled objects, which could run code.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; give an .npz file.") from None
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is no .npz file of plain arrays ({error}); save it again."
+        ) from error
