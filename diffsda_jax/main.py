@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -94,25 +95,6 @@ def config_path(argv: Sequence[str]) -> str | None:
     return None
 
 
-<<<<<<< HEAD
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line on standard error."""
-    print(f"diffsda_jax: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where already."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(base / "diffsda_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-=======
->>>>>>> infer
 def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
     """Imports what a mode needs, and runs it; an interrupted training ends the program."""
     if mode == "plan" and TOPOLOGY.value is not None:

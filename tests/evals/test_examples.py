@@ -14,8 +14,8 @@ from diffsda_jax.factors import Factors
 class Reader(DigitOracle):
     """An oracle that also reads the clips that it decoded."""
 
-    def sample(self, factors, start=None, num_steps=32, seed=0):
-        clips = super().sample(factors, start, num_steps, seed)
+    def decode(self, factors, start=None, num_steps=32, seed=0):
+        clips = super().decode(factors, start, num_steps, seed)
         for clip, static, dynamic in zip(clips, factors.static, factors.dynamic, strict=True):
             self._known[clip.tobytes()] = (np.asarray(static), np.asarray(dynamic))
         return clips
