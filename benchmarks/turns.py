@@ -6,6 +6,7 @@ Nothing here needs jax or torch.
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def add_record(path: Path | None, machine: str, **measured: Any) -> None:
     """Adds a line of JSON with time, command and machine to a file; none if `path` is None."""
     if path is None:
         return
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    options = [re.sub("^(--torch-python|--out)=.*", r"\1=PATH", option) for option in sys.argv[1:]]
+    command = [Path(sys.argv[0]).name, *options]
     record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command}
     with path.open("a") as file:
         file.write(json.dumps(record | {"machine": machine} | measured) + "\n")
