@@ -98,7 +98,7 @@ def prior_defaults() -> dict[str, Any]:
     return {
         # The prior, see `prior_spec.PriorSpec`.
         "form": "joint",  # joint | reference (the released flat MLP) | independent
-        "width": PriorSpec.width,
+        "width": PriorSpec.width,  # of a token; 0 = that of the widest factor, at least 128
         "num_layers": PriorSpec.num_layers,
         "num_heads": PriorSpec.num_heads,
         "dropout": PriorSpec.dropout,

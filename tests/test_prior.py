@@ -38,6 +38,14 @@ def data(count, rng, steps=STEPS):
     return {"static": static, "dynamic": dynamic[..., None]}
 
 
+@pytest.mark.parametrize(("sizes", "width"), [((16, 2, 4), 128), ((1022, 4, 4), 1024)])
+def test_a_token_holds_the_widest_factor(sizes, width):
+    static_dim, dynamic_dim, num_heads = sizes
+    spec = PriorSpec("joint", static_dim, dynamic_dim, STEPS, num_heads=num_heads)
+    assert spec.token_width == width
+    assert dataclasses.replace(spec, width=8).token_width == 8
+
+
 def test_specs_survive_json():
     for spec in (JOINT, *FLAT):
         assert PriorSpec.from_dict(spec.to_dict()) == spec

@@ -230,7 +230,7 @@ def _memorising(view: View, train: View, test: View) -> dict[str, float]:
 
 def _factor_scores(context: Context, batches: dict[str, Batch]) -> dict[str, float]:
     """The Frechet distance to test clips and the memorising ratio of factors, nothing decoded."""
-    scale = _Scale(context.train_factors, context.train.get("length"))
+    scale = FactorScale(context.train_factors, context.train.get("length"))
     splits = {
         name: Batch(factors, data.get("length"))
         for name, factors, data in (
@@ -258,7 +258,7 @@ def _factor_scores(context: Context, batches: dict[str, Batch]) -> dict[str, flo
     return scores
 
 
-class _Scale:
+class FactorScale:
     """Factors in units of their spread over the training clips, as features."""
 
     def __init__(self, factors: Factors, length: Lengths | None):

@@ -48,7 +48,7 @@ class JointPrior(nn.Module):
         net = FactorTransformer(
             spec.static_dim,
             spec.dynamic_dim,
-            spec.width,
+            spec.token_width,
             spec.num_layers,
             spec.num_heads,
             spec.dropout,
