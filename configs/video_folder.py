@@ -28,8 +28,8 @@ from diffsda_jax.config import check_variant, default_config, source_config
 
 
 def get_config(variant="default"):
-    """64x64 frames, 10 of them, for one GPU; or latents of 256x256 frames."""
-    check_variant(variant, ("default", "frames", "latents"))
+    """64x64 frames, 10 of them, for one GPU; a small model; or latents of 256x256 frames."""
+    check_variant(variant, ("default", "small", "frames", "latents"))
     config = default_config()
     config.data.length = 10
     length = config.data.get_ref("length")
@@ -41,7 +41,7 @@ def get_config(variant="default"):
     config.model.static_dim = 256
     config.model.dynamic_dim = 16
     config.model.hidden_dim = 256
-    if variant == "default":
+    if variant in ("default", "small"):
         config.noise.p_mean = -1.2
         config.noise.p_std = 1.2
     else:
@@ -61,4 +61,33 @@ def get_config(variant="default"):
         config.optimizer.learning_rate = 4e-5
         config.train.batch_size = 8
         config.train.num_steps = 50_000
+    if variant == "small":
+        use_small_model(config)
     return config
+
+
+def use_small_model(config):
+    """32x32 frames, 8 of them, and the widths and options of configs/digits.py."""
+    config.source.options.size = 32
+    config.data.length = 8
+    config.model.static_dim = 32
+    config.model.dynamic_dim = 4
+    config.model.hidden_dim = 128
+    config.model.dynamic_activation = "tanh"
+    config.loss.dynamic_noise = 0.1
+    config.model.channels = 16
+    config.model.encoder_channels = 16
+    config.model.encoder_pooling = True
+    config.model.template_channels = 4
+    config.noise.p_mean = 0.4
+    config.noise.p_std = 1.2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.ema_half_life_examples = 500.0
+    config.train.batch_size = 8
+    config.train.num_steps = 500
+    config.train.eval_every_steps = 0
+    config.train.checkpoint_every_steps = 250
+    config.eval.num_steps = 12
+    config.eval.num_swaps = 16
+    config.eval.num_clips = 32
+    config.eval.num_train_clips = 64
