@@ -20,7 +20,7 @@ left out, or else gives its workdir to the following in place of runs/vq_f8:
     --config.source.options.root=runs/celebv_latents/latents
     --config.first_stage.checkpoint=runs/vq_f8
 Released weights: python -m diffsda_jax.convert --name=celebv --checkpoint=FILE --out=runs/celebv
-AED and AKD need `--config.eval.networks.identity.path` and `.landmarks.path`, see README.
+AED and AKD need `--config.eval.networks.identity.path` and `.landmarks.path`, see docs/metrics.md.
 Time and result: not measured here (no data). Published: AED 0.540, AKD 6.932.
 `num_steps` is the paper's 450 epochs of about 28,500 clips at batch 16.
 """

@@ -7,7 +7,7 @@ Data: wide (a row for each time, a column for each feature; cut into windows), o
 `--config.source.options.static_label_column=NAME` names what stays, for the evaluation.
 Command: python -m diffsda_jax.main --config=configs/csv.py --workdir=runs/mine
   --config.source.options.path=/path/to/table.csv --config.data.length=168
-Time and result: depend on the data; see README, "Train on your own time series".
+Time and result: depend on the data; see docs/data.md.
 """
 
 from diffsda_jax.config import check_variant, default_config, source_config

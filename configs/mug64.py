@@ -10,7 +10,7 @@ Data: the MUG database (by request from its authors), frames as
 Command: python -m diffsda_jax.main --config=configs/mug64.py --workdir=runs/mug64
   --config.source.options.root=/path/to/mug
 Released weights: python -m diffsda_jax.convert --name=mug_small --checkpoint=FILE --out=runs/mug
-AED and AKD need `--config.eval.networks.identity.path` and `.landmarks.path`, see README.
+AED and AKD need `--config.eval.networks.identity.path` and `.landmarks.path`, see docs/metrics.md.
 Time and result: not measured here (no data). Published: AED 0.751, AKD 0.802, judge 81.15 %.
 The paper trains 1,600 epochs at batch 8; `num_steps` below is that for about 2,800 training clips
 (`--mode=plan` prints the epochs for yours).

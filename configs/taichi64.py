@@ -6,7 +6,7 @@ Data: TaiChi-HD (Siarohin et al. 2019), frames as `<root>/{train,test}/<video>/*
 Command: python -m diffsda_jax.main --config=configs/taichi64.py --workdir=runs/taichi64
   --config.source.options.root=/path/to/taichi
 Released weights: python -m diffsda_jax.convert --name=taichi --checkpoint=FILE --out=runs/taichi
-AED and AKD need `--config.eval.networks.body.path` and `.landmarks.path`, see README.
+AED and AKD need `--config.eval.networks.body.path` and `.landmarks.path`, see docs/metrics.md.
 Time and result: not measured here (no data). Published: AED 0.326, AKD 2.143.
 The paper trains 40 epochs, each visiting every video 150 times, at batch 16; `num_steps` below is
 that for about 2,900 training videos (`--mode=plan` prints the epochs for yours).

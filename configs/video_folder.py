@@ -7,7 +7,8 @@ Data: `<root>/**/*.{mp4,webm,mov,gif}` or `<root>/**/<clip>/*.{png,jpg}`; folder
 evaluation adds probes, judge and verification.
 Command: python -m diffsda_jax.main --config=configs/video_folder.py --workdir=runs/mine
   --config.source.options.root=/path/to/videos
-Variants, after a colon, for 256x256 frames: `latents` trains in the latents of a frame autoencoder
+Variants, after a colon: `small` is for the CPU of a laptop, 32x32 with the widths and options of
+configs/digits.py, to see how it goes in minutes. For 256x256 frames: `latents` trains in the latents of a frame autoencoder
 (32x32x4 of a frame), which `frames` makes of the videos. Commands, one after the other; the second,
 which fine-tunes the autoencoder to your videos, may be left out, or else gives its workdir to the
 following in place of runs/vq_f8:
@@ -21,7 +22,7 @@ following in place of runs/vq_f8:
   python -m diffsda_jax.main --config=configs/video_folder.py:latents --workdir=runs/mine256
     --config.source.options.root=runs/my_latents/latents
     --config.first_stage.checkpoint=runs/vq_f8
-Time and result: depend on the data; see README, "Train on your own videos".
+Time and result: depend on the data; see docs/data.md.
 """
 
 from diffsda_jax.config import check_variant, default_config, source_config

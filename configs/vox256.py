@@ -19,7 +19,7 @@ left out, or else gives its workdir to the following in place of runs/vq_f8:
     --config.source.options.root=runs/vox_latents/latents
     --config.first_stage.checkpoint=runs/vq_f8
 Released weights: python -m diffsda_jax.convert --name=vox1 --checkpoint=vox1.pth --out=runs/vox1
-AED and AKD need `--config.eval.networks.identity.path` and `.landmarks.path`, see README.
+AED and AKD need `--config.eval.networks.identity.path` and `.landmarks.path`, see docs/metrics.md.
 Time and result: not measured here (no data). Published: AED 0.846, AKD 2.793.
 `num_steps` is the paper's 100 epochs of 148,642 clips at batch 16.
 """

@@ -1,6 +1,6 @@
 """How should noise levels be weighted in the loss?
 
-Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in the README.
+Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in docs/results.md.
 `edm` is the weight of Karras et al. 2022 (paper and default), `min_snr` that of Hang et al. 2023,
 `uniform` none: the plain squared error, in which high noise counts most.
 Runtime: 8 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).

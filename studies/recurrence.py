@@ -1,6 +1,6 @@
 """The paper's causal recurrence, or the released code's that sees the future?
 
-Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in the README.
+Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in docs/results.md.
 `lstm` reads s from the last output of a causal LSTM and d from a second causal LSTM; `reference` is
 the released code's bidirectional LSTM with a plain recurrence for d. Both without and with this
 package's bottleneck on d (bounded, with noise).
