@@ -8,9 +8,10 @@ import pytest
 from diffsda_jax import config as configuration
 from diffsda_jax import runs
 
-# The same networks again: as of vox256, mug64, video_folder, digits and japanese_vowels.
+# The same networks again: as of vox256, video_folder, digits and japanese_vowels.
 SLOW_CONFIGS = ["configs/celebv256.py", "configs/taichi64.py", "configs/video_folder.py:latents"]
 SLOW_CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
+SLOW_CONFIGS += ["configs/mug64.py"]
 CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
 CONFIGS += ["configs/csv.py:long", "configs/librispeech.py:espeak"]
 CONFIGS = [path for path in CONFIGS if path not in SLOW_CONFIGS]
