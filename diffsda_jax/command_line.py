@@ -1,9 +1,29 @@
 """What the command lines have in common: errors of one line, and kept programs."""
 
+import errno
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
+
+# Of OSError, and within the messages of libraries in C++.
+_DISK_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error, of whatever type, is for want of room on the disk."""
+    return any(words in str(error) for words in _DISK_FULL)
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error that a user can mend."""
+    text = " ".join(str(error).split()) or repr(error)
+    if not disk_is_full(error):
+        return text
+    return (
+        f"the disk is full, or a quota or the limit of file sizes is reached ({text[:300]}); make "
+        "room and run the same command again: what is finished is kept."
+    )
 
 
 def fail(message: str) -> NoReturn:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diffsda_jax.command_line import fail, use_compilation_cache
+from diffsda_jax.command_line import describe, disk_is_full, fail, use_compilation_cache
 
 VERBS = {
     "encode": "writes the factors of the input as an .npz file",
@@ -315,13 +315,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        memory = "RESOURCE_EXHAUSTED" in str(error)
-        unknown = isinstance(error, RuntimeError) and not memory
+        memory = "RESOURCE_EXHAUSTED" in str(error) and not disk_is_full(error)
+        unknown = isinstance(error, RuntimeError) and not memory and not disk_is_full(error)
         if unknown or os.environ.get("DIFFSDA_TRACEBACK"):  # for errors that look wrong
             raise
-        first = " ".join(str(error).splitlines()[0].split() if memory else str(error).split())
+        first = " ".join(str(error).splitlines()[0].split()) if memory else describe(error)
         way_out = "; give shorter or fewer inputs, or --precision=bfloat16" if memory else ""
-        fail((first or repr(error)) + way_out)
+        fail(first + way_out)
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from diffsda_jax.command_line import fail, use_compilation_cache
+from diffsda_jax.command_line import describe, disk_is_full, fail, use_compilation_cache
 
 MODES = (
     "train",
@@ -83,7 +83,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             configuration.check_overrides(config, argv)
         return flags.FLAGS(argv)
     except (flags.Error, ValueError, OSError) as error:
-        fail(" ".join(str(error).split()))
+        fail(describe(error))
 
 
 def config_path(argv: Sequence[str]) -> str | None:
@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         distributed.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     except (ValueError, OSError) as error:
-        fail(" ".join(str(error).split()))
+        fail(describe(error))
     if not distributed.is_first():
         setup_console(logging.WARNING)
     with distributed.ends_with_others(EXIT_INTERRUPTED):
@@ -209,7 +209,11 @@ def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")
     except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) or os.environ.get("DIFFSDA_TRACEBACK"):
+        if os.environ.get("DIFFSDA_TRACEBACK"):
+            raise
+        if disk_is_full(error):
+            fail(describe(error))
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         first = str(error).splitlines()[0]
         fail(
@@ -219,7 +223,7 @@ def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
     except (ValueError, OSError, ImportError, NonFiniteLossError) as error:
         if os.environ.get("DIFFSDA_TRACEBACK"):  # for reports of errors that look wrong
             raise
-        fail(" ".join(str(error).split()) or repr(error))
+        fail(describe(error))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """Arrays from ``.npz`` files, whoever wrote them."""
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 from etils import epath
+
+# What NumPy and zipfile raise for damaged files; a member may claim to be encrypted (RuntimeError)
+# or to be of a later version (NotImplementedError), and a header is read as Python's literals.
+DAMAGE = (ValueError, TypeError, OSError, EOFError, KeyError, RuntimeError, SyntaxError)
+DAMAGE += (MemoryError, OverflowError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 def read_arrays(path: Path | epath.Path) -> dict[str, np.ndarray]:
@@ -23,7 +29,7 @@ def read_arrays(path: Path | epath.Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; give an .npz file.") from None
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise ValueError(
             f"{path} is no .npz file of plain arrays ({error}); save it again."
         ) from error

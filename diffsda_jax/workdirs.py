@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from diffsda_jax import config as configuration
 from diffsda_jax import distributed, sharding
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.train import checkpoint, loop, profiling
-from diffsda_jax.train.lock import WorkdirLock
+from diffsda_jax.train.lock import WorkdirLock, cannot_write
 from diffsda_jax.train.state import TrainState
 from diffsda_jax.train.step import StepFn
 from diffsda_jax.train.writers import MetricWriter
@@ -211,14 +212,19 @@ def open_workdir(workdir: str | Path) -> Path:
     """The workdir as a path, made if missing.
 
     Raises:
-      ValueError: a bucket, or a file.
+      ValueError: a bucket, a file, or a folder that cannot be written to.
     """
     if "://" in str(workdir):
         raise ValueError(f"workdir {workdir} is a bucket; only local folders are supported so far.")
     path = Path(workdir).expanduser()
     if path.exists() and not path.is_dir():
         raise ValueError(f"workdir {path} is a file; give a folder, which is made if missing.")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(cannot_write(path, error.strerror)) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(cannot_write(path, "it is read-only"))
     return path
 
 

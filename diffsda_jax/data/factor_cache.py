@@ -9,6 +9,7 @@ at any time costs one shard.
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ import numpy as np
 from jaxtyping import Float32, Int, Integer
 
 from diffsda_jax.data.pipeline import make_array_iterator
-from diffsda_jax.data.record_files import save_json
+from diffsda_jax.data.record_files import read_json, save_json
 from diffsda_jax.data.transforms import Normalizer
+from diffsda_jax.npz_file import DAMAGE
 
 FACTS, SUMMARY = "facts.json", "factors.json"
 _FORMAT = 1
 _PART = ".part"
+_FIELDS = ("static", "dynamic", "length")
+_CHUNK_BYTES = 8 << 20
+_AGAIN = "remove it and run --mode=prior again, which makes it anew"
 
 
 def check_facts(folder: Path, facts: dict[str, Any], way_out: str) -> None:
@@ -162,6 +167,7 @@ class FactorWriter:
             "format": _FORMAT,
             "facts": self._facts,
             "rows": rows,
+            "crc32": [_checksum(self._folder, number) for number in range(self._num_shards)],
             "padded": any((s["length"] < s["dynamic"].shape[1]).any() for s in shards),
             "static": _moments(lambda: (s["static"] for s in shards)),
             "dynamic": _moments(lambda: (_real_steps(s) for s in shards)),
@@ -225,11 +231,16 @@ class FactorCache:
             )
         summary = _load_json(folder / SUMMARY)
         shards = [_open_shard(folder, number) for number in range(len(summary["rows"]))]
+        for number, crc in enumerate(summary.get("crc32", [])):
+            if _checksum(folder, number) != crc:
+                raise ValueError(
+                    f"{_shard_file(folder, number)} is damaged (its checksum differs): {_AGAIN}"
+                )
         for number, (shard, rows) in enumerate(zip(shards, summary["rows"], strict=True)):
             if len(shard) != rows:
                 raise ValueError(
                     f"{_shard_file(folder, number)} has {len(shard)} sequences, written were "
-                    f"{rows}: remove it and run --mode=prior again, which makes it anew"
+                    f"{rows}: {_AGAIN}"
                 )
         return cls(
             folder=folder,
@@ -289,25 +300,36 @@ def _shard_file(folder: Path, shard: int) -> Path:
 def _open_shard(folder: Path, shard: int) -> np.ndarray:
     """The records of a shard, memory-mapped; one without any cannot be."""
     file = _shard_file(folder, shard)
-    again = "remove it and run --mode=prior again, which makes it anew"
     try:
-        return np.load(file, mmap_mode="r")
+        records = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{file} is missing: run --mode=prior again, which makes it") from None
-    except ValueError as error:
+    except DAMAGE as error:
         try:
-            records = np.load(file)
-        except (ValueError, EOFError, OSError):
-            raise ValueError(f"{file} is damaged ({error}): {again}") from None
-        if len(records):
-            raise ValueError(f"{file} is damaged ({error}): {again}") from None
-        return records
+            records = np.load(file, allow_pickle=False)
+            damaged = len(records) > 0
+        except DAMAGE:
+            damaged = True
+        if damaged:
+            raise ValueError(f"{file} is damaged ({error}): {_AGAIN}") from None
+    if records.ndim != 1 or records.dtype.names != _FIELDS:
+        raise ValueError(f"{file} is damaged (it holds no factors): {_AGAIN}")
+    return records
+
+
+def _checksum(folder: Path, shard: int) -> int:
+    """CRC-32 of a shard's file."""
+    crc = 0
+    with _shard_file(folder, shard).open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 def _load_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except ValueError:
+        return read_json(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path} is no JSON: remove {path.parent} and run --mode=prior again"
+            f"{path} {error}: remove {path.parent} and run --mode=prior again"
         ) from None

@@ -3,11 +3,13 @@
 See `records` for what is in them and why.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ FORMAT = 1  # of the folder; also stands for the number of frames in a record
 FACTS, SKIPPED, SUMMARY = "facts.json", "skipped.json", "latents.json"
 DATA, INDEX = ".arrayrecord", ".json"
 _PART = ".part"
+_CHECKSUM = "checksum"  # of the other values of a JSON file
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _LABELS = ("static", "dynamic")
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d+")
@@ -90,9 +93,14 @@ class Shard:
     def load(cls, folder: Path, name: str) -> "Shard":
         """Reads a part; the data file must be there in the size that it had."""
         values = load_json(folder / (name + INDEX))
-        clips = [ClipEntry(**clip) for clip in values.pop("clips")]
-        shape = tuple(values.pop("frame_shape"))
-        shard = cls(frame_shape=shape, clips=clips, **values)
+        try:
+            clips = [ClipEntry(**clip) for clip in values.pop("clips")]
+            shape = tuple(values.pop("frame_shape"))
+            shard = cls(frame_shape=shape, clips=clips, **values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder / (name + INDEX)} is damaged ({error}): {anew(name)}"
+            ) from None
         data = folder / (name + DATA)
         size = data.stat().st_size if data.is_file() else None
         if size != shard.size:
@@ -128,7 +136,8 @@ class OpenShard:
     def write(self, entry: ClipEntry, latents: np.ndarray) -> None:
         """Adds a clip."""
         for start in range(0, entry.frames, FRAMES_PER_RECORD):
-            self._writer.write(latents[start : start + FRAMES_PER_RECORD].tobytes())
+            with _disk_errors(self._part):
+                self._writer.write(latents[start : start + FRAMES_PER_RECORD].tobytes())
         values = latents.reshape(-1, latents.shape[-1]).astype(np.float64)
         self._count += len(values)
         self._sums += values.sum(0), np.square(values).sum(0)
@@ -136,13 +145,23 @@ class OpenShard:
 
     def commit(self) -> Shard:
         """Puts first the data file in its place and then the part of the index that counts it."""
-        self._writer.close()
+        with _disk_errors(self._part):
+            self._writer.close()
         size = self._part.stat().st_size
         _put(self._part, self._folder / (self._name + DATA))
         total, squares = self._sums.tolist()
         shard = Shard(self._name, self.frame_shape, size, self.clips, self._count, total, squares)
         shard.save(self._folder)
         return shard
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the C++ writer says of a full or broken disk into OSError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def anew(name: str) -> str:
@@ -157,21 +176,44 @@ def _put(part: Path, path: Path) -> None:
     os.replace(part, path)
 
 
-def save_json(path: Path, values: Any) -> None:
-    """Writes a file, whole or not at all."""
+def save_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a file, whole or not at all, with a checksum of its values."""
     part = path.with_name(path.name + _PART)
-    part.write_text(json.dumps(values))
+    part.write_text(json.dumps({**values, _CHECKSUM: _checksum(values)}))
     _put(part, path)
 
 
-def load_json(path: Path) -> Any:
-    """Reads a file that `save_json` wrote."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file that `save_json` wrote; older ones are without a checksum.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: what is wrong with it, in a few words.
+    """
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
+    except ValueError:
+        raise ValueError("is no JSON") from None
+    if not isinstance(values, dict):
+        raise ValueError("is no JSON object")
+    checksum = values.pop(_CHECKSUM, None)
+    if checksum not in (None, _checksum(values)):
+        raise ValueError("is damaged (its checksum differs)")
+    return values
+
+
+def _checksum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Reads a file of a folder of latents."""
+    try:
+        return read_json(path)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: run --mode=latents again") from None
-    except ValueError:
-        raise ValueError(f"{path} is no JSON: remove it and run --mode=latents again") from None
+    except ValueError as error:
+        raise ValueError(f"{path} {error}: remove it and run --mode=latents again") from None
 
 
 def shard_names(folder: Path) -> list[str]:

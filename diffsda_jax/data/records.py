@@ -310,11 +310,21 @@ class LatentReader:
             str(path), options=_READER_OPTIONS, file_reader_buffer_size=_READ_BUFFER
         )
 
+    def _where(self, shard: int, records: list[int]) -> str:
+        """Which of some records cannot be read; none of them where the whole file cannot."""
+        for record in records:
+            try:
+                self._opened(shard).read([record])
+            except RuntimeError:
+                return f"record {record}"
+        return f"records {records[0]} to {records[-1]}"
+
     def _read_records(self, shard: int, records: list[int]) -> list[bytes]:
         try:
             return self._opened(shard).read(records)
         except RuntimeError as error:
             name, first = self._shards[shard], str(error).partition(";")[0]
             raise BrokenItemError(
-                f"{self._folder / (name + files.DATA)} is damaged ({first}): {files.anew(name)}"
+                f"{self._folder / (name + files.DATA)} is damaged in {self._where(shard, records)} "
+                f"({first}): {files.anew(name)}"
             ) from None

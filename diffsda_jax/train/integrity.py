@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums"
 _CHUNK_BYTES = 8 << 20
+# What reading a damaged step raises, in Orbax, TensorStore and this package.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RuntimeError)
 _Restored = TypeVar("_Restored")
 
 
@@ -104,13 +106,17 @@ def find_damage(directory: epath.Path, step: int) -> str | None:
         digests = json.loads(record.read_text())
     except ValueError:
         return f"{CHECKSUMS}/{record.name} is not JSON"
-    for name, expected in digests.items():
+    try:
+        expected = {name: (digest["size"], digest["crc32"]) for name, digest in digests.items()}
+    except (AttributeError, KeyError, TypeError):
+        return f"{CHECKSUMS}/{record.name} is damaged"
+    for name, (size, crc) in expected.items():
         if name not in files:
             return f"file {name} is missing"
         found = _digest(step_directory / name)
-        if found["size"] != expected["size"]:
-            return f"file {name} has {found['size']} bytes instead of {expected['size']}"
-        if found["crc32"] != expected["crc32"]:
+        if found["size"] != size:
+            return f"file {name} has {found['size']} bytes instead of {size}"
+        if found["crc32"] != crc:
             return f"file {name} has changed since it was written (checksum differs)"
     return None
 
@@ -144,7 +150,7 @@ def restore_last_good(
                 restored = restore(step)
             except IncompatibleCheckpointError:
                 raise
-            except (ValueError, KeyError, OSError) as error:
+            except _DAMAGE as error:
                 if recorded:
                     raise
                 reason = (str(error).strip().splitlines() or [repr(error)])[0]

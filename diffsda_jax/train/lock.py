@@ -12,6 +12,14 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".lock"
 
 
+def cannot_write(folder: str | os.PathLike, reason: str) -> str:
+    """The sentence about a workdir that is read-only or cannot be made."""
+    return (
+        f"workdir {folder} cannot be written to ({reason}); give a --workdir that this user may "
+        "write to, or change its permissions."
+    )
+
+
 class WorkdirLock:
     """Context manager that holds ``<workdir>/.lock``; the system frees it however a run ends.
 
@@ -22,7 +30,7 @@ class WorkdirLock:
       workdir: folder of the run; made if missing.
 
     Raises:
-      ValueError: on entering, if another run holds the lock.
+      ValueError: on entering, if another run holds the lock, or the folder is read-only.
     """
 
     def __init__(self, workdir: str | os.PathLike):
@@ -33,8 +41,11 @@ class WorkdirLock:
     def __enter__(self) -> "WorkdirLock":
         """Takes the lock or raises at once."""
         folder = Path(self.workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / LOCK_FILE).open("a+")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / LOCK_FILE).open("a+")
+        except OSError as error:
+            raise ValueError(cannot_write(folder, error.strerror)) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,6 +7,7 @@ implementations need TensorFlow.
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,8 @@ class MetricWriter:
     """Writes to ``logdir``: event files, and every scalar to ``metrics.jsonl``; process 0 only.
 
     A run that is resumed appends; where two lines of the JSON file give the same scalar for the
-    same step, the later one counts.
+    same step, the later one counts. Events are written by the caller's own thread: tensorboardX's
+    ``SummaryWriter`` has one that dies where the disk is full, and then its caller waits for ever.
 
     Args:
       logdir: local folder; made if missing.
@@ -35,21 +37,30 @@ class MetricWriter:
         self._events = None
         if jax.process_index() != 0:
             return
-        from tensorboardX import SummaryWriter  # here: 0.3 s that --help does not need
+        from tensorboardX.event_file_writer import EventsWriter  # 0.3 s that --help does not need
 
         folder = Path(logdir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._events = SummaryWriter(str(folder), flush_secs=30)
+        # The name has the second; with the process no other start's file is written over.
+        self._events = EventsWriter(str(folder / "events"), f".{os.getpid()}")
         self._lines = (folder / METRICS_FILE).open("a+", buffering=1)
         _end_last_line(self._lines)
+
+    def _write(self, step: int, summary: Any) -> None:
+        """Writes one ``Summary`` of TensorBoard."""
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(step=int(step), wall_time=time.time(), summary=summary))
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes numbers; those that are not finite become text in the JSON file."""
         if self._events is None:
             return
+        from tensorboardX.summary import scalar
+
         values = {name: float(value) for name, value in scalars.items()}
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._write(step, scalar(name, value))
         shown = {name: v if math.isfinite(v) else str(v) for name, v in values.items()}
         record = {"step": int(step), "time": round(time.time(), 3), **shown}
         self._lines.write(json.dumps(record) + "\n")
@@ -62,6 +73,8 @@ class MetricWriter:
         """
         if self._events is None:
             return
+        from tensorboardX.summary import image
+
         for name, value in images.items():
             pixels = np.asarray(value)
             if pixels.ndim not in (3, 4) or pixels.shape[-1] not in (1, 3):
@@ -70,7 +83,7 @@ class MetricWriter:
                     "[N, H, W, C] with C of 1 or 3. Add the missing axis or drop the alpha channel."
                 )
             grid = _side_by_side(_bytes(pixels if pixels.ndim == 4 else pixels[None]))
-            self._events.add_image(name, grid, step, dataformats="HWC")
+            self._write(step, image(name, grid, dataformats="HWC"))
 
     def write_videos(self, step: int, videos: Mapping[str, np.ndarray], fps: float = 10.0) -> None:
         """Writes videos ``[N, V, H, W, C]`` side by side as an animated GIF, uint8 or [0, 1]."""
@@ -84,8 +97,7 @@ class MetricWriter:
             image = Summary.Image(
                 height=height, width=width, colorspace=3, encoded_image_string=_gif(frames, fps)
             )
-            summary = Summary(value=[Summary.Value(tag=name, image=image)])
-            self._events.file_writer.add_summary(summary, step)
+            self._write(step, Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def write_audios(
         self, step: int, audios: Mapping[str, np.ndarray], sample_rate_hz: int
@@ -103,14 +115,16 @@ class MetricWriter:
                 encoded_audio_string=encode_wav(samples, sample_rate_hz),
                 content_type="audio/wav",
             )
-            summary = Summary(value=[Summary.Value(tag=name, audio=audio)])
-            self._events.file_writer.add_summary(summary, step)
+            self._write(step, Summary(value=[Summary.Value(tag=name, audio=audio)]))
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes text, which TensorBoard shows as Markdown."""
-        if self._events is not None:
-            for name, value in texts.items():
-                self._events.add_text(name, value, step)
+        if self._events is None:
+            return
+        from tensorboardX.summary import text
+
+        for name, value in texts.items():
+            self._write(step, text(name, value))
 
     def write_histograms(
         self,
@@ -119,10 +133,13 @@ class MetricWriter:
         num_buckets: Mapping[str, int] | None = None,
     ) -> None:
         """Writes the distribution of each array, in 30 buckets where not told otherwise."""
-        if self._events is not None:
-            for name, value in arrays.items():
-                bins = (num_buckets or {}).get(name, 30)
-                self._events.add_histogram(name, np.asarray(value), step, bins=bins)
+        if self._events is None:
+            return
+        from tensorboardX.summary import histogram
+
+        for name, value in arrays.items():
+            bins = (num_buckets or {}).get(name, 30)
+            self._write(step, histogram(name, np.asarray(value), bins))
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes hyper-parameters; nested names are joined with dots, other types become text."""
@@ -131,7 +148,7 @@ class MetricWriter:
         from tensorboardX.summary import hparams as make_summaries
 
         for summary in make_summaries(_flatten(hparams), {}):
-            self._events.file_writer.add_summary(summary)
+            self._write(0, summary)
 
     def flush(self) -> None:
         """Brings everything to disk."""
