@@ -2,6 +2,8 @@
 # Sets up .venv and runs the checks.
 #   bash launch/test.sh            everything but the slow tests
 #   bash launch/test.sh slow       the slow tests (kill -9 and resume, a trained judge; minutes each)
+#   bash launch/test.sh faults     kills, damaged files and mutated configs, and a table of what passed
+#                                  (--kills=5 --configs=20 --media=20 for fewer of them)
 #   bash launch/test.sh ARGS...    passes ARGS to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +13,10 @@ setup_environment media,test
 cores="$(getconf _NPROCESSORS_ONLN)"
 workers=(--dist loadfile --numprocesses "$((cores < 4 ? cores : 4))")
 if [ "${1:-}" = "slow" ]; then
-  exec "$PYTHON" -m pytest -m slow "${@:2}"
+  exec "$PYTHON" -m pytest -m slow --ignore=tests/faults "${@:2}"
+fi
+if [ "${1:-}" = "faults" ]; then
+  exec "$PYTHON" -m pytest -m slow tests/faults "${@:2}"
 fi
 if [ "$#" -eq 0 ]; then
   "$PYTHON" -m ruff format --check .

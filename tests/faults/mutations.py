@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 # Words that a command line may hold where a number, a name or a list belongs.
 _WORDS = ("", "abc", "None", "nan", "inf", "-1", "0", "1", "1.5", "-0.5", "1e300", "1e-300", "True")
-_MORE_WORDS = ("()", "(1,2)", "(0,)", "('a',)", "[", "{}", "3000000000", "-3000000000", "ü", "../x")
+_MORE_WORDS = ("()", "(1,2)", "(0,)", "('a',)", "[", "{}", "70000", "-70000", "ü", "../x")
 
 
 def list_options(config: ConfigDict, prefix: str = "") -> list[str]:

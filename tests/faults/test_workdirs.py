@@ -1,0 +1,93 @@
+"""A workdir under adverse conditions: a full disk, no right to write, two runs, and odd clocks."""
+
+import functools
+import os
+import re
+import subprocess
+import time
+
+import pytest
+import tiny_jobs
+from commands import Command, run
+from disturbances import give_up_root, jump_clock, limit_file_size
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run leaves that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    run(tiny_jobs.series_words(workdir), workdir.with_suffix(".log")).check_success()
+    return tiny_jobs.training_result(workdir)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of few bytes; made by root only."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def check_same(workdir, whole):
+    job = tiny_jobs.Job(tiny_jobs.series_words, "", tiny_jobs.training_result, expected=whole)
+    job.check(workdir)
+
+
+@pytest.mark.parametrize("num_bytes", [200, 3_000, 60_000, 200_000])
+def test_files_that_cannot_grow(tmp_path, whole, num_bytes):
+    words, log = tiny_jobs.series_words(tmp_path / "run"), tmp_path / "log"
+    error = run(words, log, disturb=functools.partial(limit_file_size, num_bytes)).error()
+    assert "the disk is full" in error and "run the same command again" in error
+    run(words, log).check_success()
+    check_same(tmp_path / "run", whole)
+
+
+def test_full_disk(tmp_path, small_disk, whole):
+    words, log = tiny_jobs.series_words(small_disk / "run"), tmp_path / "log"
+    assert "the disk is full" in run(words, log).error()
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    run(words, log).check_success()
+    check_same(small_disk / "run", whole)
+
+
+@pytest.mark.parametrize("mode", ["train", "latents"])
+def test_read_only_workdir(tmp_path, mode):
+    tiny_jobs.make_clips(tmp_path)
+    workdir = tmp_path / "locked" / "run"
+    workdir.parent.mkdir(mode=0o555)
+    train = mode == "train"
+    words = tiny_jobs.series_words(workdir) if train else tiny_jobs.latents_words(workdir, tmp_path)
+    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        folder.chmod(0o755)  # for nobody to see the files
+    error = run(words, tmp_path / "log", disturb=give_up_root).error()
+    assert f"workdir {workdir} cannot be written to (Permission denied)" in error
+
+
+def test_a_second_run_is_refused_and_a_killed_one_does_not_hold(tmp_path, whole):
+    workdir = tmp_path / "run"
+    words = tiny_jobs.series_words(workdir)
+    first = Command(words, tmp_path / "first")
+    lock, limit = workdir / ".lock", time.monotonic() + 200
+    while not (lock.exists() and lock.read_text()) and time.monotonic() < limit:
+        time.sleep(0.01)
+    os.kill(first.process.pid, 19)  # SIGSTOP: it lives, and holds the workdir, but does nothing
+    error = run(words, tmp_path / "second").error()
+    assert f"in use by another run (pid {first.process.pid} on " in error
+    first.kill()
+    run(words, tmp_path / "third").check_success()
+    check_same(workdir, whole)
+
+
+def test_clock_that_jumps(tmp_path, whole):
+    words, log = tiny_jobs.series_words(tmp_path / "run"), tmp_path / "log"
+    outcome = run(words, log, disturb=functools.partial(jump_clock, 1))
+    outcome.check_success()
+    rates = re.findall(r"([\d.e+]+) steps/s", outcome.text)
+    assert rates and all(0 < float(rate) < 1e5 for rate in rates), outcome.text
+    check_same(tmp_path / "run", whole)
