@@ -3,6 +3,7 @@
 #   bash launch/test.sh            everything but the slow tests
 #   bash launch/test.sh slow       the slow tests (kill -9 and resume, a trained judge; minutes each)
 #   bash launch/test.sh coverage   everything but the slow tests, measured: fails below 90 % of lines
+#   bash launch/test.sh types      mypy
 #   bash launch/test.sh ARGS...    passes ARGS to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,13 +15,15 @@ workers=(--dist loadfile --numprocesses "$((cores < 4 ? cores : 4))")
 if [ "${1:-}" = "slow" ]; then
   exec "$PYTHON" -m pytest -m slow "${@:2}"
 fi
+if [ "${1:-}" = "types" ]; then
+  exec "$PYTHON" -m mypy "${@:2}"
+fi
 if [ "${1:-}" = "coverage" ]; then
   exec "$PYTHON" -m pytest "${workers[@]}" --cov --cov-report=term --cov-report=json:.cache/coverage/report.json "${@:2}"
 fi
 if [ "$#" -eq 0 ]; then
   "$PYTHON" -m ruff format --check .
   "$PYTHON" -m ruff check .
-  "$PYTHON" -m mypy
   exec "$PYTHON" -m pytest "${workers[@]}"
 fi
 exec "$PYTHON" -m pytest "$@"
