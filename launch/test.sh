@@ -4,6 +4,8 @@
 #   bash launch/test.sh slow       the slow tests (kill -9 and resume, a trained judge; minutes each)
 #   bash launch/test.sh faults     kills, damaged files and mutated configs, and a table of what passed
 #                                  (--kills=5 --configs=20 --media=20 for fewer of them)
+#   bash launch/test.sh coverage   everything but the slow tests, measured: fails below 90 % of lines
+#   bash launch/test.sh types      mypy
 #   bash launch/test.sh ARGS...    passes ARGS to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,6 +19,12 @@ if [ "${1:-}" = "slow" ]; then
 fi
 if [ "${1:-}" = "faults" ]; then
   exec "$PYTHON" -m pytest -m slow tests/faults "${@:2}"
+fi
+if [ "${1:-}" = "types" ]; then
+  exec "$PYTHON" -m mypy "${@:2}"
+fi
+if [ "${1:-}" = "coverage" ]; then
+  exec "$PYTHON" -m pytest "${workers[@]}" --cov --cov-report=term --cov-report=json:.cache/coverage/report.json "${@:2}"
 fi
 if [ "$#" -eq 0 ]; then
   "$PYTHON" -m ruff format --check .
