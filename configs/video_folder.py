@@ -8,7 +8,7 @@ evaluation adds probes, judge and verification.
 Command: python -m diffsda_jax.main --config=configs/video_folder.py --workdir=runs/mine
   --config.source.options.root=/path/to/videos
 Variants, after a colon: `small` is for the CPU of a laptop, 32x32 with the widths and options of
-configs/digits.py, to see how it goes in minutes. For 256x256 frames: `latents` trains in the latents of a frame autoencoder
+configs/digits.py, to see how it goes. For 256x256 frames: `latents` trains in the latents of a frame autoencoder
 (32x32x4 of a frame), which `frames` makes of the videos. Commands, one after the other; the second,
 which fine-tunes the autoencoder to your videos, may be left out, or else gives its workdir to the
 following in place of runs/vq_f8:
@@ -80,12 +80,13 @@ def use_small_model(config):
     config.model.encoder_channels = 16
     config.model.encoder_pooling = True
     config.model.template_channels = 4
+    config.model.channel_mults = (1, 2, 2)
     config.noise.p_mean = 0.4
     config.noise.p_std = 1.2
     config.optimizer.learning_rate = 1e-3
     config.optimizer.ema_half_life_examples = 500.0
-    config.train.batch_size = 8
-    config.train.num_steps = 500
+    config.train.batch_size = 4
+    config.train.num_steps = 400
     config.train.eval_every_steps = 0
     config.train.checkpoint_every_steps = 250
     config.eval.num_steps = 12

@@ -10,7 +10,6 @@ from diffsda_jax.diffusion.edm import expand
 from diffsda_jax.factors import Factors
 from diffsda_jax.nets.layers import dense, fold_sequence, unfold_sequence
 from diffsda_jax.nets.recurrence import Recurrence, valid_steps
-from diffsda_jax.nets.step_mlp import StepMLPEncoder
 from diffsda_jax.nets.unet import UNet
 
 SPREAD = 0.5  # of the features that d is read from when it is centred: that of normalised data
@@ -73,7 +72,8 @@ class Encoder(nn.Module):
     """``x_0^{1:V} -> (s_0, d_0^{1:V})``.
 
     Attributes:
-      front: ``VideoFront`` or ``StepMLPEncoder``.
+      front: from ``[B, V, ...]`` and ``train`` to features ``[B, V, E]``: ``VideoFront``,
+        ``StepMLPEncoder``, or another.
       static_dim: S.
       dynamic_dim: D.
       hidden_dim: width of the recurrence.
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
       DiffSDA (arXiv 2510.05717), section 3.
     """
 
-    front: VideoFront | StepMLPEncoder
+    front: nn.Module
     static_dim: int
     dynamic_dim: int
     hidden_dim: int
