@@ -8,10 +8,10 @@ evaluation adds probes, judge and verification.
 Command: python -m diffsda_jax.main --config=configs/video_folder.py --workdir=runs/mine
   --config.source.options.root=/path/to/videos
 Variants, after a colon: `small` is for the CPU of a laptop, 32x32 with the widths and options of
-configs/digits.py, to see how it goes. For 256x256 frames: `latents` trains in the latents of a frame autoencoder
-(32x32x4 of a frame), which `frames` makes of the videos. Commands, one after the other; the second,
-which fine-tunes the autoencoder to your videos, may be left out, or else gives its workdir to the
-following in place of runs/vq_f8:
+configs/digits.py, to see how it goes. For 256x256 frames: `latents` trains in the latents of a
+frame autoencoder (32x32x4 of a frame), which `frames` makes of the videos. Commands, one after the
+other; the second, which fine-tunes the autoencoder to your videos, may be left out, or else gives
+its workdir to the following in place of runs/vq_f8:
   python -m diffsda_jax.convert --checkpoint=/path/to/vq-f8.ckpt --out=runs/vq_f8
   python -m diffsda_jax.main --config=configs/video_folder.py:frames --mode=first_stage
     --workdir=runs/my_first_stage --config.source.options.root=/path/to/videos

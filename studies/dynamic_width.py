@@ -1,7 +1,7 @@
 """How wide should d be?
 
-Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in docs/results.md. A
-wider d can hold more of the clip, and more of its speaker.
+Japanese vowels, 300 training steps instead of 1,000, so numbers are worse than in docs/results.md.
+A wider d can hold more of the clip, and more of its speaker.
 Runtime: 9 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).
 Command: python -m diffsda_jax.study --study=studies/dynamic_width.py --out=runs/dynamic_width
 """
