@@ -85,7 +85,10 @@ def add_record(path: Path | None, machine: str, **measured: Any) -> None:
     """Adds a line of JSON with time, command and machine to a file; none if `path` is None."""
     if path is None:
         return
-    options = [re.sub("^(--torch-python|--out)=.*", r"\1=PATH", option) for option in sys.argv[1:]]
+    options = [
+        re.sub("^(--torch-python|--out|--workdir)=.*", r"\1=PATH", option)
+        for option in sys.argv[1:]
+    ]
     command = [Path(sys.argv[0]).name, *options]
     record = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command}
     with path.open("a") as file:
