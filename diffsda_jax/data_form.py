@@ -28,6 +28,7 @@ from diffsda_jax.vocoders import make_vocoder
 _LOG = logging.getLogger(__name__)
 _PIXELS = (1, 3)  # channels of frames; another number is of latents
 _MOST_DEVIATIONS = 6.0  # log spectra are kept within so many: they are exponents
+_LARGEST_PIXEL = 2.0  # of frames as floats: decoded ones pass 1 by a little
 _LEAST_SAMPLES = 4096  # of a waveform that the front end is given
 
 Steps = list[np.ndarray]  # normalised sequences [V, ...] of any lengths
@@ -161,9 +162,8 @@ class DataForm:
                 f"x holds arrays of shapes {[one.shape for one in arrays][:3]}; this model takes "
                 f"{self.kind}, of which a sequence has {rank} axes and at least one step."
             )
-        items = [_pixels(one) for one in arrays] if self.kind == "video" else arrays
-        if self.kind != "video":
-            items = [np.asarray(one, np.float32) for one in items]
+        video = self.kind == "video"
+        items = [_given_pixels(x) if video else np.asarray(x, np.float32) for x in arrays]
         names = [f"sequence_{place}" for place in range(len(items))]
         rates = [None] * len(items)
         return Sequences.join(items, self.kind, rates, names, self.feature_names)
@@ -176,6 +176,12 @@ class DataForm:
             raise ValueError(
                 f"the data are {sequences.kind} with steps of shape {event}; this model takes "
                 f"{self.kind} with steps of shape {shape}."
+            )
+        own, given = self.feature_names, sequences.feature_names
+        if own is not None and given is not None and own != given:
+            raise ValueError(
+                f"the series have the columns {', '.join(given)}; this model takes "
+                f"{', '.join(own)}, in this order."
             )
         if np.isinf(sequences.x).any():
             raise ValueError("the data hold infinite values; set missing ones to NaN.")
@@ -285,6 +291,16 @@ def _frames(
     front_end: FrontEnd, x: Float[Array, "B N"] | Float[np.ndarray, "B N"]
 ) -> Float[Array, "B V F"]:
     return front_end(jnp.asarray(x))
+
+
+def _given_pixels(x: np.ndarray) -> np.ndarray:
+    """``_pixels`` of frames of the user; refuses floats that cannot be meant for [-1, 1]."""
+    if np.issubdtype(x.dtype, np.floating) and not np.abs(x).max() <= _LARGEST_PIXEL:  # or NaN
+        raise ValueError(
+            f"frames hold floats from {x.min():g} to {x.max():g}; give -1 to 1, or whole numbers "
+            "(uint8) from 0 to 255."
+        )
+    return _pixels(x)
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ _INPUT = (
     "Files, or folders of them, as the checkpoint takes them: mp4, webm, mov, gif or a folder of "
     "frames; wav, flac, mp3, ogg; csv; or npz, of arrays or of factors."
 )
+_URL = re.compile(r"\w{2,}:/")  # a Path has one slash of the two
 _AS_WRITTEN = {"webm": "mp4", "mov": "mp4", "mp3": "wav", "ogg": "wav"}  # read, and not written
 
 
@@ -126,7 +128,7 @@ def run(options: argparse.Namespace) -> list[Path]:
         raise ValueError(
             f"--input names {len(options.input)} files; interpolate needs two, A and B."
         )
-    check_place(options.output)
+    check_place(options.output, _taken(options))
     from diffsda_jax.pipeline import DiffSDA  # not above: mistakes and --help answer without jax
 
     model = DiffSDA.from_checkpoint(
@@ -144,16 +146,32 @@ def run(options: argparse.Namespace) -> list[Path]:
     return Command(model, options).run()
 
 
-def check_place(output: Path) -> None:
+def _taken(options: argparse.Namespace) -> list[Path]:
+    """Where results would be written over inputs."""
+    names = ("input", "static_from", "dynamic_from", "codes")
+    inputs = [Path(path) for name in names for path in getattr(options, name, None) or ()]
+    if options.verb == "reconstruct":  # which in a folder names its results like its inputs
+        inputs += [path.expanduser().absolute().parent for path in inputs]
+    return inputs
+
+
+def check_place(output: Path, taken: Sequence[Path] = ()) -> None:
     """Refuses, before anything is computed, an output that cannot be written.
 
     Args:
       output: a file, or a folder if it has no suffix; it need not exist.
+      taken: files and folders of inputs, which must not be written over.
 
     Raises:
       ValueError: what is in the way.
     """
+    if _URL.match(str(output)):
+        raise ValueError(f"--output is {output}; results are written to local files and folders.")
     output = output.expanduser().absolute()
+    if output.resolve() in (place.expanduser().resolve() for place in taken):
+        raise ValueError(
+            f"--output is {output}, where the input would be written over; give another."
+        )
     folder = output.parent if output.suffix else output
     while not folder.exists():
         folder = folder.parent
@@ -172,8 +190,9 @@ def _load(model: Any, paths: Sequence[str] | None, rate: float | None) -> Any:
 
     if paths is None:
         return None
-    if len(paths) == 1 and paths[0].endswith(".npz") and "static" in read_arrays(Path(paths[0])):
-        return Factors.load(paths[0])
+    first = Path(paths[0]).expanduser()
+    if len(paths) == 1 and first.suffix == ".npz" and "static" in read_arrays(first):
+        return Factors.load(first)
     return model.read(list(paths), rate)
 
 

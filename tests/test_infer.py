@@ -320,6 +320,13 @@ def test_an_output_that_is_in_the_way_is_named_before_the_work(places, tmp_path,
         with pytest.raises(SystemExit):
             infer.main([*given, f"--output={tmp_path / output}"])
         assert message in capsys.readouterr().err
+    for output in (clip, clip.parent):
+        with pytest.raises(SystemExit):
+            infer.main([*given, f"--output={output}"])
+        assert "the input would be written over" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        infer.main([*given, "--output=gs://bucket/o.mp4"])
+    assert "written to local files" in capsys.readouterr().err
     frames = [*given, f"--output={tmp_path / 'frames'}", "--format=frames", "--num_steps=2"]
     assert infer.main(frames) == 0
     assert "decoding" in capsys.readouterr().err
@@ -341,6 +348,7 @@ MISTAKES = {
     "unknown precision": (("--precision=half",), "precision is 'half'"),
     "unknown option": (("--sttart=zero",), "unrecognized arguments: --sttart=zero"),
     "damaged": (("--input={broken}",), "broken.npz is no .npz file of plain arrays"),
+    "arrays of another": (("--input={arrays}",), "arrays.npz does not hold sequences \\('rates'"),
     "other columns": (("--input={other}",), "column 'flow' is not in file .*other.csv"),
 }
 
@@ -352,7 +360,8 @@ def test_mistakes_are_one_line(places, mistake, tmp_path, capsys):
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no zip")
     (tmp_path / "other.csv").write_text("time,x\n1,2\n2,3")
     known = {"a_video": places["video"][1][0], "broken": tmp_path / "broken.npz"}
-    known["other"] = tmp_path / "other.csv"
+    known["other"], known["arrays"] = tmp_path / "other.csv", tmp_path / "arrays.npz"
+    np.savez(known["arrays"], x=np.zeros((1, 4, 2)), lengths=[4], kind="series")
     given = [f"--checkpoint={workdir}", f"--output={tmp_path / 'o.csv'}", f"--input={a}"]
     changed = [word.format(**known) for word in words]
     names = {word.partition("=")[0] for word in changed}

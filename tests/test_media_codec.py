@@ -12,7 +12,7 @@ from diffsda_jax import DiffSDA, Factors, buckets, mix, pipeline, programs
 from diffsda_jax import factors as factors_module
 from diffsda_jax.data import sequences
 from diffsda_jax.data.media_writer import check_format
-from diffsda_jax.data.sequences import Sequences, side_by_side
+from diffsda_jax.data.sequences import Columns, Sequences, side_by_side
 from diffsda_jax.data.transforms import Normalizer
 from diffsda_jax.data_form import DataForm, outline_of
 from diffsda_jax.features import FrontEnd
@@ -281,6 +281,10 @@ def test_data_that_do_not_fit_are_named(model):
         (np.full((4, 3), np.inf, np.float32), "hold infinite values"),
         (np.zeros(4, np.float32), "a sequence has 2 axes"),
         ([], "a sequence has 2 axes|no input"),
+        (
+            [np.zeros((4, 3)), np.zeros((5, 1))],
+            r"steps of one shape, and these have \(1,\), \(3,\)",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             model.reconstruct(x)
@@ -321,6 +325,33 @@ def test_sequences_side_by_side():
     assert same.names == ("x", "x_2") and same[[1]].rates == (6.0,)
     with pytest.raises(ValueError, match="cannot be written as 'wav': this model gives video"):
         check_format("video", Path("x.wav"))
+
+
+def test_frames_and_columns_are_not_taken_for_others():
+    video = DataForm("video", (2, 2, 3), Normalizer())
+    with pytest.raises(ValueError, match="frames hold floats from 255 to 255; give -1 to 1"):
+        video.read(np.full((4, 2, 2, 3), 255.0))
+    assert video.read(np.full((4, 2, 2, 3), 1.05)).x.max() == 255
+    series = DataForm("series", (2,), Normalizer(), feature_names=("a", "b"))
+    other = Sequences.join([np.zeros((3, 2))], "series", [None], ["x"], ["b", "a"])
+    with pytest.raises(ValueError, match="columns b, a; this model takes a, b, in this order"):
+        series.read(other)
+
+
+def test_files_lie_in_their_folder_and_tables_have_one_header(tmp_path):
+    items = [np.zeros((2, 1), np.float32), np.ones((3, 1), np.float32)]
+    columns = Columns("time", (("1", "2"), ("1", "2")))
+    names = ["../up", "/tmp/x"]
+    both = Sequences.join(items, "series", [None] * 2, names, ["v"], columns)
+    paths = both.save(tmp_path / "out")
+    assert [path.name for path in paths] == [".._up.csv", "_tmp_x.csv"]
+    assert {path.parent for path in paths} == {tmp_path / "out"}
+    lines = both.save(tmp_path / "all.csv")[0].read_text().splitlines()
+    assert {line.count(",") for line in lines} == {2} and lines[-1] == "/tmp/x,,1"
+    (path,) = both.save(tmp_path / "all.NPZ")
+    assert Sequences.load(path).names == both.names
+    with pytest.raises(ValueError, match="ends in .csv, but the format is 'npz'"):
+        both.save(tmp_path / "x.csv", "npz")
 
 
 def test_static_factors_of_each_step_stay_so():

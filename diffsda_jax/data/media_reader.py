@@ -1,6 +1,7 @@
 """Files that people have to sequences: videos, recordings, tables and arrays."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from diffsda_jax.data.sequences import Columns, Sequences
 from diffsda_jax.data.sources.base import BrokenItemError, natural_key
 from diffsda_jax.data.sources.csv_series import load_series
 from diffsda_jax.npz_file import read_arrays
+
+_LOG = logging.getLogger(__name__)
 
 SUFFIXES = {
     "video": video_io.VIDEO_SUFFIXES,
@@ -59,7 +62,7 @@ def find_files(paths: Sequence[str | Path], kind: str) -> list[Path]:
 
 
 def _files_in(folder: Path, kind: str) -> list[Path]:
-    """Files of a kind, and folders of frames, directly in a folder."""
+    """Files of a kind, and folders of frames, directly in a folder; others are logged."""
     entries = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
     shown = [path for path in entries if not path.name.startswith(".")]
     files = [path for path in shown if path.suffix.lower() in SUFFIXES[kind]]
@@ -69,6 +72,16 @@ def _files_in(folder: Path, kind: str) -> list[Path]:
         ]
     if not files:
         raise ValueError(f"folder {folder} holds nothing for this model; put {_FORMS[kind]} there.")
+    if others := [path.name for path in shown if path not in files]:
+        _LOG.warning(
+            "folder %s: %d of %d entries are not for this model and left out, such as %s; it takes "
+            "%s",
+            folder,
+            len(others),
+            len(shown),
+            others[0],
+            _FORMS[kind],
+        )
     return files
 
 
@@ -99,7 +112,7 @@ def read_files(
     """
     batches = [
         _read_npz(path, kind)
-        if path.suffix == ARRAYS
+        if path.suffix.lower() == ARRAYS
         else _read_series(path, feature_names, csv_options or {})
         if kind == "series"
         else _read_one(path, kind, size)
@@ -111,7 +124,7 @@ def read_files(
     times = [times for batch in batches for times in batch.columns.times]
     columns = Columns(first.columns.time_name, tuple(times), first.columns.id_name)
     count = sum(map(len, batches))
-    _check_shapes(batches, paths)
+    _check_alike(batches, paths)
     return Sequences.join(
         [x for batch in batches for x in batch.items()],
         kind,
@@ -122,14 +135,16 @@ def read_files(
     )
 
 
-def _check_shapes(batches: Sequence[Sequences], paths: Sequence[str | Path]) -> None:
-    """Refuses steps of different shapes, which no batch holds."""
+def _check_alike(batches: Sequence[Sequences], paths: Sequence[str | Path]) -> None:
+    """Refuses steps of different shapes, which no batch holds, and features in another order."""
     shapes = {batch.x.shape[2:] for batch in batches}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"the inputs {', '.join(map(str, paths))} have steps of different shapes "
-            f"({', '.join(map(str, sorted(shapes)))}); give them one by one."
-        )
+    features = {batch.feature_names for batch in batches if batch.feature_names is not None}
+    for what, found in (("shapes", shapes), ("columns", features)):
+        if len(found) > 1:
+            raise ValueError(
+                f"the inputs {', '.join(map(str, paths))} have steps of different {what} "
+                f"({', '.join(map(str, sorted(found)))}); give them one by one."
+            )
 
 
 @contextlib.contextmanager

@@ -29,16 +29,22 @@ def check_format(kind: str, path: Path, name: str | None = None) -> str:
         name: of `FORMATS`; None takes the suffix, and for a folder the first that can be written.
 
     Raises:
-        ValueError: one that this kind of data does not have.
+        ValueError: one that this kind of data does not have, or another than the suffix names.
     """
     allowed = FORMATS[kind]
     if name is None and not path.suffix:
         return video_suffix().lstrip(".") if kind == "video" else allowed[0]
-    name = path.suffix.lstrip(".").lower() if name is None else name
+    suffix = path.suffix.lstrip(".").lower()
+    name = suffix if name is None else name
     if name not in allowed:
         raise ValueError(
             f"{path} cannot be written as {name!r}: this model gives {kind}, whose formats are "
             f"{', '.join(allowed)}; end the name of the output in one of them, or give a folder."
+        )
+    if suffix in allowed and name != suffix:
+        raise ValueError(
+            f"{path} ends in .{suffix}, but the format is {name!r}; leave the format out, or give "
+            "a folder (a name without suffix)."
         )
     return name
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from diffsda_jax.data.media_writer import check_format
 from diffsda_jax.npz_file import read_arrays
 
 _PAUSE_SECONDS = 0.3  # between sounds that follow each other
+_NO_FILE_NAME = re.compile(r"[/\\\x00-\x1f]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,16 @@ class Sequences:
         feature_names: Sequence[str] | None = None,
         columns: Columns | None = None,
     ) -> "Sequences":
-        """Makes a batch of arrays `[V, ...]` of any lengths; see the attributes."""
+        """Makes a batch of arrays `[V, ...]` of any lengths; see the attributes.
+
+        Raises:
+            ValueError: steps of different shapes.
+        """
+        if len(shapes := {item.shape[1:] for item in items}) > 1:
+            raise ValueError(
+                "sequences of one batch have steps of one shape, and these have "
+                f"{', '.join(map(str, sorted(shapes)))}; give them one by one."
+            )
         lengths = np.array([len(item) for item in items], np.int32)
         x = np.zeros((len(items), lengths.max(), *items[0].shape[1:]), items[0].dtype)
         for row, item in zip(x, items, strict=True):
@@ -123,8 +134,8 @@ class Sequences:
 
         Args:
             path: a file, whose suffix names the format: mp4 or gif, wav or flac, csv, npz. One
-                without a suffix is a folder, which gets a file for each sequence, by its name. A
-                csv or npz file holds any number of sequences, others one.
+                without a suffix is a folder, which gets a file for each sequence, by its name
+                (slashes become `_`). A csv or npz file holds any number of sequences, others one.
             form: the format, for a folder: one of `media_writer.FORMATS`. "frames" writes images:
                 into the folder itself where there is one sequence.
 
@@ -148,7 +159,7 @@ class Sequences:
         suffix = "" if form == media_writer.FRAMES else f".{form}"
         return [
             self._save_one(place, path / f"{name}{suffix}", form)
-            for place, name in enumerate(self.names)
+            for place, name in enumerate(file_names(self.names))
         ]
 
     def _save_file(self, path: Path, form: str) -> Path:
@@ -182,8 +193,9 @@ class Sequences:
         x = self.x[place, : self.lengths[place]]
         header = list(self.feature_names or (f"feature_{i}" for i in range(x.shape[-1])))
         times = self.columns.times[place] if self.columns.times else ()
-        if self.columns.time_name is None or len(times) < len(x):
+        if self.columns.time_name is None or not times:
             return header, [list(row) for row in x]
+        times = [*times, *[""] * (len(x) - len(times))]  # all sequences of a file have the column
         rows = [[time, *row] for time, row in zip(times, x, strict=False)]
         return [self.columns.time_name, *header], rows
 
@@ -191,15 +203,16 @@ class Sequences:
         """Everything but tables' other columns; see `load`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         features = {} if self.feature_names is None else {"feature_names": self.feature_names}
-        np.savez(
-            path,
-            x=self.x,
-            lengths=self.lengths,
-            kind=np.array(self.kind),
-            rates=np.array([np.nan if rate is None else rate for rate in self.rates]),
-            names=np.array(self.names),
-            **features,
-        )
+        with path.open("wb") as file:  # a path that ends in .NPZ would get another .npz
+            np.savez(
+                file,
+                x=self.x,
+                lengths=self.lengths,
+                kind=np.array(self.kind),
+                rates=np.array([np.nan if rate is None else rate for rate in self.rates]),
+                names=np.array(self.names),
+                **features,
+            )
         return path
 
     @classmethod
@@ -211,29 +224,48 @@ class Sequences:
             ValueError: it is damaged, or holds something else.
         """
         arrays = read_arrays(Path(path))
-        if missing := [key for key in ("x", "lengths", "kind") if key not in arrays]:
+        needed = ("x", "lengths", "kind", "rates", "names")
+        if missing := [key for key in needed if key not in arrays]:
             raise ValueError(f"{path} does not hold sequences ({missing[0]!r} is missing in it).")
-        rates = tuple(None if np.isnan(rate) else float(rate) for rate in arrays["rates"])
+        x, lengths, rates, names = (arrays[key] for key in ("x", "lengths", "rates", "names"))
+        counts = {len(part) if part.ndim else 0 for part in (x, lengths, rates, names)}
+        numbers = all(part.dtype.kind in "iuf" for part in (x, lengths, rates))
+        if not numbers or len(counts) > 1 or x.ndim < 2 or not x.size:
+            raise ValueError(
+                f"{path} does not hold sequences (x {x.shape}, lengths {lengths.shape}, rates "
+                f"{rates.shape}, names {names.shape}); give a file that Sequences.save wrote."
+            )
+        if lengths.min() < 1 or lengths.max() > x.shape[1]:
+            raise ValueError(
+                f"{path} holds sequences of {lengths.min()} to {lengths.max()} steps in an array "
+                f"of {x.shape[1]}; allowed are 1 to {x.shape[1]}."
+            )
         features = arrays.get("feature_names")
         return cls(
-            arrays["x"],
-            arrays["lengths"].astype(np.int32),
+            x,
+            lengths.astype(np.int32),
             str(arrays["kind"]),
-            rates,
-            tuple(map(str, arrays["names"])),
+            tuple(None if np.isnan(rate) else float(rate) for rate in rates),
+            tuple(map(str, names)),
             None if features is None else tuple(map(str, features)),
         )
 
 
 def distinct(names: Sequence[str]) -> list[str]:
     """Names with a number after those that occurred before."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for name in names:
         number, new = 2, name
         while new in found:
             number, new = number + 1, f"{name}_{number}"
-        found.append(new)
-    return found
+        found[new] = None
+    return list(found)
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Distinct names of files for sequences, whose own may be any cell of a table: no folders."""
+    flat = [_NO_FILE_NAME.sub("_", name).strip() for name in names]
+    return distinct([name if name.strip(".") else "sequence" for name in flat])
 
 
 def side_by_side(parts: Sequence[Sequences], titles: Sequence[str]) -> Sequences:

@@ -39,12 +39,12 @@ def write_video(frames: UInt8[np.ndarray, "V H W 3"], path: str | Path, fps: flo
         ValueError: another suffix, no frames, or a rate that is not positive.
     """
     path = Path(path)
-    if path.suffix not in (".mp4", ".gif"):
+    if path.suffix.lower() not in (".mp4", ".gif"):
         raise ValueError(f"video {path} has the suffix {path.suffix!r}: use .mp4 or .gif")
     if not len(frames) or fps <= 0:
         raise ValueError(f"video {path} has {len(frames)} frames, {fps} a second: use more than 0")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".gif":
+    if path.suffix.lower() == ".gif":
         first, *others = [Image.fromarray(frame) for frame in frames]
         first.save(path, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
         return path
