@@ -23,6 +23,7 @@ RECURRENCES = ("lstm", "reference")
 ACTIVATIONS = ("linear", "tanh")
 PRECISIONS = ("float32", "bfloat16")
 LSTM_BACKENDS = ("scan", "cudnn")
+_LEAST_USELESS_SIGMA = 1e6  # beyond any data; squares of larger ones leave float32
 # Fields that only series know, and what they are for video.
 SERIES_ONLY = {"encoder_sees_mask": False, "center_dynamic": False}
 
@@ -123,6 +124,12 @@ class ModelSpec:
         for field in ("width", "encoder_width", "sigma_data", "sigma_min", "rho"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"model.{field} is {getattr(self, field)}; it must be above 0.")
+        for field in ("sigma_data", "sigma_max"):
+            if not getattr(self, field) < _LEAST_USELESS_SIGMA:
+                raise ValueError(
+                    f"model.{field} is {getattr(self, field)}; it must be below "
+                    f"{_LEAST_USELESS_SIGMA:g}."
+                )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout is {self.dropout}; it must be 0 or more and below 1.")
         if not self.sigma_max > self.sigma_min:

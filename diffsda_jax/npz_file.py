@@ -26,7 +26,10 @@ def read_arrays(path: Path | epath.Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays}
+            found = {name: arrays[name] for name in arrays}
+        if strange := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"member {strange[0]} is no array")  # NumPy gives its bytes
+        return found
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; give an .npz file.") from None
     except DAMAGE as error:

@@ -117,6 +117,8 @@ def _check_options(config: ConfigDict) -> tuple[PriorSpec, SamplerSpec]:
     for name in ("windows_per_item", "encode_batch_size", "sequences_per_shard", "num_steps"):
         if options[name] < 1:
             raise ValueError(f"prior.{name} is {options[name]}; it must be at least 1.")
+    if options.sample_steps < 2:
+        raise ValueError(f"prior.sample_steps is {options.sample_steps}; it must be at least 2.")
     if config.model.static_per_step:
         raise ValueError(
             "model.static_per_step is True, but a prior samples one static factor for a sequence; "

@@ -5,10 +5,12 @@ and ``meta`` (JSON), so that inference reads only what it needs. Nothing in it i
 TensorStore files, the rest is JSON.
 """
 
+import errno
 import importlib.metadata
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 _ARRAY_ITEMS = ("params", "ema", "constants", "opt_state")
 _META = "meta"
+_SPARE_BYTES = 4 << 20  # of the disk, for what is not arrays
 _PACKAGES = ("diffsda_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -48,7 +51,7 @@ class Checkpointer:
     def __init__(self, directory: str | os.PathLike, *, keep: int = 3):
         """Opens the folder and clears what a killed process left unfinished."""
         if keep < 1:
-            raise ValueError(f"checkpoint keep is {keep}; allowed: 1 or more.")
+            raise ValueError(f"keep_checkpoints is {keep}; allowed: 1 or more.")
         self.directory = integrity.absolute(directory)
         self._manager = _make_manager(self.directory, keep)
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="checksums")
@@ -69,11 +72,13 @@ class Checkpointer:
 
         Raises:
           ValueError: ``meta`` holds something that is not JSON.
+          OSError: the disk has no room for it, or the save before it failed.
         """
         self.wait()
         if step in self._manager.all_steps():
             return False
         items = {name: getattr(state, name) for name in _ARRAY_ITEMS}
+        _check_room(self.directory, items)
         _save_items(self._manager, step, items, meta)
         if jax.process_index() == 0:
             self._sealing = self._sealer.submit(self._seal, step)
@@ -290,6 +295,21 @@ def _make_manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
             cleanup_tmp_directories=True,
         ),
     )
+
+
+def _check_room(directory: epath.Path, items: Mapping[str, Any]) -> None:
+    """Refuses arrays that the disk cannot hold; half-way Orbax fails with pages of tracebacks."""
+    if "://" in str(directory):
+        return
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+    needed, free = 1.25 * size + _SPARE_BYTES, shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{os.strerror(errno.ENOSPC)}: a checkpoint needs {needed / 1e6:.1f} MB while it is "
+            f"written, and {free / 1e6:.1f} MB are free",
+            str(directory),
+        )
 
 
 def _save_items(

@@ -231,10 +231,10 @@ def train(
       ValueError: a number of steps below 1.
     """
     every = {"log": log_every_steps, "checkpoint": checkpoint_every_steps}
-    every |= {f"evaluators[{i}]": steps for i, (steps, _) in enumerate(evaluators)}
+    every |= {"eval": min((steps for steps, _ in evaluators), default=1)}
     for name, steps in every.items():
         if steps < 1:
-            raise ValueError(f"{name} every_steps is {steps}; allowed: 1 or more.")
+            raise ValueError(f"{name}_every_steps is {steps}; allowed: 1 or more.")
 
     step, stop = int(state.step), False
     if step >= total_steps:

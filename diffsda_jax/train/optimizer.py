@@ -46,7 +46,7 @@ def make_schedule(
     if name not in SCHEDULES:
         raise ValueError(f"schedule is {name!r}; allowed: {', '.join(map(repr, SCHEDULES))}.")
     if total_steps < 1:
-        raise ValueError(f"total_steps is {total_steps}; allowed: 1 or more.")
+        raise ValueError(f"num_steps is {total_steps}; allowed: 1 or more.")
     if not learning_rate > 0:
         raise ValueError(f"learning_rate is {learning_rate}; allowed: above 0.")
     if not 0 <= warmup_steps < total_steps:

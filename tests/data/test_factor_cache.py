@@ -176,3 +176,17 @@ def test_long_items_have_several_windows_and_each_is_always_the_same():
     assert len(starts) == 3
     with pytest.raises(ValueError, match="windows_per_item=0"):
         list_windows(source, 5, "crop", 0)
+
+
+@pytest.mark.parametrize("place", [30, 40, 200])  # of the header, and of the values
+def test_a_flipped_bit_is_seen_and_the_shard_is_made_anew(tmp_path, place):
+    write(tmp_path).finish()
+    file = tmp_path / "factors-00001.npy"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 2
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="factors-00001.npy is damaged .*run --mode=prior again"):
+        FactorCache.load(tmp_path)
+    file.unlink()
+    write(tmp_path).finish()
+    assert len(FactorCache.load(tmp_path)) == 10

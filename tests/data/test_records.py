@@ -307,12 +307,12 @@ def test_missing_folders_and_other_versions_are_named(tmp_path):
         LatentIndex.load(tmp_path / "nowhere")
     run(tmp_path)
     path = tmp_path / "latents.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 9}))
+    record_files.save_json(path, record_files.read_json(path) | {"format": 9})
     with pytest.raises(ValueError, match="have format 9, this version reads 1"):
         LatentIndex.load(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["shorter", "gone", "index gone", "index torn"])
+@pytest.mark.parametrize("damage", ["shorter", "gone", "index gone", "index torn", "index flipped"])
 def test_a_damaged_shard_is_named_and_made_anew(tmp_path, unbroken, damage):
     run(tmp_path)
     data, part = (tmp_path / f"train-00001{suffix}" for suffix in (".arrayrecord", ".json"))
@@ -327,6 +327,9 @@ def test_a_damaged_shard_is_named_and_made_anew(tmp_path, unbroken, damage):
     elif damage == "index gone":
         part.unlink()
         message = "train-00001.json is missing: run --mode=latents again"
+    elif damage == "index flipped":
+        part.write_text(part.read_text().replace('"frames": ', '"frames": 1', 1))
+        message = "train-00001.json is damaged .its checksum differs.: remove it and run --mode"
     else:
         part.write_text("{")
         message = "train-00001.json is no JSON: remove it and run --mode=latents again"
@@ -348,7 +351,29 @@ def test_a_flipped_bit_breaks_its_clip_only(tmp_path):
     (tmp_path / "train-00001.arrayrecord").write_bytes(data)
     reader = LatentReader(LatentIndex.load(tmp_path), "train")
     with pytest.raises(
-        BrokenItemError, match=r"train-00001.arrayrecord is damaged .*remove train-"
+        BrokenItemError, match=r"train-00001.arrayrecord is damaged in record \d+ .*remove train-"
     ):
         reader.read(2, [0, 1])
     np.testing.assert_array_equal(reader.read(3, [0]), list(clips_of("train"))[3][1])
+
+
+def test_a_part_from_before_checksums_counts_and_strange_values_are_named(tmp_path):
+    run(tmp_path)
+    part = tmp_path / "train-00001.json"
+    values = record_files.read_json(part)
+    part.write_text(json.dumps(values))
+    LatentIndex.load(tmp_path)
+    part.write_text(json.dumps(values | {"cliqs": 1}))
+    with pytest.raises(ValueError, match="train-00001.json is damaged .*cliqs.*makes these clips"):
+        LatentIndex.load(tmp_path)
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    from small_files import small_files  # not above: a child runs this file without its folder
+
+    shard = record_files.OpenShard(tmp_path, "train-00000", (8, 8, 4))
+    latents = np.zeros((16, 8, 8, 4), np.float16)
+    with small_files(4_000), pytest.raises(OSError, match="train-00000.*cannot be written.*large"):
+        for number in range(8):
+            shard.write(ClipEntry(str(number), "train", "x", 16, {}), latents)
+        shard.commit()

@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import signal
 import sys
 import time
@@ -39,22 +38,18 @@ def _at_changes(folder: str, act) -> None:
     sys.addaudithook(hook)
 
 
-def limit_file_size(num_bytes: int) -> None:
-    """No file can grow beyond this: writing fails as on a disk that is full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-
-
 def jump_clock(seed: int) -> None:
-    """The time of day goes back and forth by up to days at every look."""
-    true_time, generator = time.time, random.Random(seed)
-    time.time = lambda: true_time() + generator.uniform(-3e5, 3e5)
-    time.time_ns = lambda: int(time.time() * 1e9)
+    """The time of day goes back and forth by up to days, and stays there for a second each time.
 
+    Not at every look: Orbax measures by this clock how long a save takes, and gives up after some
+    minutes of it; a save during which the clock is set forward fails, and is repeated by the next
+    start.
+    """
+    true_time = time.time
 
-def give_up_root() -> None:
-    """Only the rights of nobody, for whom a folder can be read-only."""
-    if os.geteuid() == 0:
-        os.environ["HOME"] = "/nonexistent"
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
+    def jumping() -> float:
+        now = true_time()
+        return now + random.Random(f"{seed} {now // 1:.0f}").uniform(-3e5, 3e5)
+
+    time.time = jumping
+    time.time_ns = lambda: int(jumping() * 1e9)

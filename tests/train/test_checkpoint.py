@@ -152,6 +152,22 @@ def test_damaged_step_is_named_set_aside_and_the_one_before_used(folder, caplog,
     assert restore(folder)[1]["step"] == 3
 
 
+@pytest.mark.parametrize("record", ["[]", '{"a": 1}', '{"a": {"size": 1}}', "{", '{"a": null}'])
+def test_a_damaged_record_of_checksums_is_damage(folder, caplog, record):
+    (folder / "checksums" / "3.json").write_text(record)
+    assert restore(folder)[1]["step"] == 2
+    assert "step 3: checksums/3.json is" in caplog.text
+
+
+def test_a_checkpoint_without_room_is_refused_before_it_is_begun(folder, monkeypatch):
+    usage = shutil.disk_usage(folder)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="No space left on device: a checkpoint needs 4.2 MB"):
+        save_steps(folder, 4)
+    monkeypatch.undo()
+    assert restore(folder)[1]["step"] == 3
+
+
 def test_empty_step_directory_is_passed_over(folder, caplog):
     (folder / "40").mkdir()
     assert restore(folder)[1]["step"] == 3
@@ -215,7 +231,7 @@ def test_meta_that_is_not_json_is_refused(tmp_path):
     with pytest.raises(ValueError, match="meta holds a value that is not JSON.*Allowed"):
         checkpointer.save(1, make_state(), {"config": object()})
     checkpointer.close()
-    with pytest.raises(ValueError, match="keep is 0"):
+    with pytest.raises(ValueError, match="keep_checkpoints is 0"):
         Checkpointer(tmp_path, keep=0)
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from diffsda_jax import workdirs
 from diffsda_jax.train.lock import WorkdirLock
 
 
@@ -32,6 +33,22 @@ def test_lock_of_a_dead_process_does_not_hold(tmp_path):
     assert done.returncode == -9
     with WorkdirLock(tmp_path):
         assert (tmp_path / ".lock").read_text().startswith(f"pid {os.getpid()} on ")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match=r"file/run cannot be written to \(Not a directory\); give"
+    ):
+        with WorkdirLock(tmp_path / "file" / "run"):
+            pass
+    with pytest.raises(
+        ValueError, match=r"file/run cannot be written to \(Not a directory\); give"
+    ):
+        workdirs.open_workdir(tmp_path / "file" / "run")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ValueError, match="it is read-only.*; give a --workdir"):
+        workdirs.open_workdir(tmp_path)
 
 
 def test_file_system_without_locks_is_let_through_with_a_warning(tmp_path, caplog, monkeypatch):

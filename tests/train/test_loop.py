@@ -89,7 +89,7 @@ def test_evaluators_are_called_at_their_steps_and_at_the_end(tmp_path):
     ]
     Run(tmp_path).go(8, evaluators=evaluators)
     assert calls == [("a", 3, 3), ("a", 6, 6), ("a", 8, 8), ("b", 8, 8)]
-    with pytest.raises(ValueError, match=r"evaluators\[0\] every_steps is 0; allowed: 1 or more"):
+    with pytest.raises(ValueError, match="eval_every_steps is 0; allowed: 1 or more"):
         Run(tmp_path / "other").go(8, evaluators=[(0, print)])
 
 

@@ -47,7 +47,7 @@ def test_reference_multipliers_are_1_2_1_then_a_cosine_over_all_epochs():
     ("options", "message"),
     [
         ({"name": "cosin"}, "schedule is 'cosin'; allowed: 'cosine'"),
-        ({"total_steps": 0}, "total_steps is 0"),
+        ({"total_steps": 0}, "num_steps is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"warmup_steps": 10}, "warmup_steps is 10; allowed: 0 to total_steps - 1 = 9"),
         ({"name": "reference"}, "needs steps_per_epoch"),

@@ -8,6 +8,7 @@ import wave
 import numpy as np
 import pytest
 from PIL import Image
+from small_files import small_files
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
@@ -138,3 +139,22 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     writer.flush()
     writer.close()
     assert not (tmp_path / "none").exists()
+
+
+def test_a_full_disk_is_an_error_and_not_a_hang(tmp_path):
+    """Of a thread of its own that had died, more than ten events would wait for ever."""
+    writer = MetricWriter(tmp_path)
+    with small_files(2_000), pytest.raises(OSError, match="File too large"):
+        for step in range(40):
+            writer.write_texts(step, {"text": "x" * 100})
+            writer.flush()
+    writer.close()
+
+
+def test_two_starts_within_a_second_keep_their_events(tmp_path, monkeypatch):
+    for pid in (1, 2):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        writer = MetricWriter(tmp_path)
+        writer.write_scalars(pid, {"a": 0.0})
+        writer.close()
+    assert [step for step, _ in read_events(tmp_path)["a"]] == [1, 2]
