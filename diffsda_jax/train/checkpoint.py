@@ -5,12 +5,10 @@ and ``meta`` (JSON), so that inference reads only what it needs. Nothing in it i
 TensorStore files, the rest is JSON.
 """
 
-import errno
 import importlib.metadata
 import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -32,7 +30,6 @@ logger = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 _ARRAY_ITEMS = ("params", "ema", "constants", "opt_state")
 _META = "meta"
-_SPARE_BYTES = 4 << 20  # of the disk, for what is not arrays
 _PACKAGES = ("diffsda_jax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -72,13 +69,13 @@ class Checkpointer:
 
         Raises:
           ValueError: ``meta`` holds something that is not JSON.
-          OSError: the disk has no room for it, or the save before it failed.
+          OSError: no room on the disk, or the save before failed.
         """
         self.wait()
         if step in self._manager.all_steps():
             return False
         items = {name: getattr(state, name) for name in _ARRAY_ITEMS}
-        _check_room(self.directory, items)
+        integrity.check_room(self.directory, items)
         _save_items(self._manager, step, items, meta)
         if jax.process_index() == 0:
             self._sealing = self._sealer.submit(self._seal, step)
@@ -93,12 +90,18 @@ class Checkpointer:
         """Returns when everything saved so far is on disk, with its checksums.
 
         Raises:
-          OSError: the save failed (disk full, no permission); other errors of Orbax likewise.
+          OSError: the save failed (no permission, a late clock); other errors of Orbax likewise.
         """
-        self._manager.wait_until_finished()
-        if self._sealing is not None:
-            sealing, self._sealing = self._sealing, None
-            sealing.result()
+        sealing, self._sealing = self._sealing, None
+        try:
+            self._manager.wait_until_finished()
+            if sealing is not None:
+                sealing.result()
+        except TimeoutError as error:  # Orbax reads the time of day
+            what = (
+                f"saving in {self.directory} took too long, or the clock was set forward meanwhile"
+            )
+            raise TimeoutError(f"{what} ({error}); run the same command again.") from error
 
     def latest_step(self) -> int | None:
         """Newest step that is completely saved, or None; its files are not verified."""
@@ -295,21 +298,6 @@ def _make_manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
             cleanup_tmp_directories=True,
         ),
     )
-
-
-def _check_room(directory: epath.Path, items: Mapping[str, Any]) -> None:
-    """Refuses arrays that the disk cannot hold; half-way Orbax fails with pages of tracebacks."""
-    if "://" in str(directory):
-        return
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
-    needed, free = 1.25 * size + _SPARE_BYTES, shutil.disk_usage(directory).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{os.strerror(errno.ENOSPC)}: a checkpoint needs {needed / 1e6:.1f} MB while it is "
-            f"written, and {free / 1e6:.1f} MB are free",
-            str(directory),
-        )
 
 
 def _save_items(

@@ -5,10 +5,12 @@ notices late (a truncated file, an empty directory that counts as the latest ste
 CRC-32 of every file are kept beside the steps, in ``checksums/<step>.json``.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import shutil
 import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 CHECKSUMS = "checksums"
 _CHUNK_BYTES = 8 << 20
+_SPARE_BYTES = 4 << 20  # of the disk, for what is not arrays
 # What reading a damaged step raises, in Orbax, TensorStore and this package.
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RuntimeError)
 _Restored = TypeVar("_Restored")
@@ -33,6 +36,27 @@ def hash_weights(description: str, variables: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()[:16]
+
+
+def check_room(directory: epath.Path, arrays: Any) -> None:
+    """Refuses a tree of arrays that the disk cannot hold; a bucket has no such bound.
+
+    Without this Orbax fails half-way, with pages of tracebacks.
+
+    Raises:
+      OSError: says how much is needed and how much is free.
+    """
+    if "://" in str(directory):
+        return
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    needed, free = 1.25 * size + _SPARE_BYTES, shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{os.strerror(errno.ENOSPC)}: a checkpoint needs {needed / 1e6:.1f} MB while it is "
+            f"written, and {free / 1e6:.1f} MB are free",
+            str(directory),
+        )
 
 
 class IncompatibleCheckpointError(ValueError):

@@ -85,9 +85,15 @@ def test_a_second_run_is_refused_and_a_killed_one_does_not_hold(tmp_path, whole)
 
 
 def test_clock_that_jumps(tmp_path, whole):
+    """A save that the clock jumps over may fail, as Orbax reads the time of day; no other thing."""
     words, log = tiny_jobs.series_words(tmp_path / "run"), tmp_path / "log"
-    outcome = run(words, log, disturb=functools.partial(jump_clock, 1))
+    rates = []
+    for start in range(20):
+        outcome = run(words, log, disturb=functools.partial(jump_clock, start))
+        rates += re.findall(r"([\d.e+-]+) steps/s", outcome.text)
+        if outcome.status == 0:
+            break
+        assert outcome.status == 2 and "or the clock was set forward meanwhile" in outcome.text
     outcome.check_success()
-    rates = re.findall(r"([\d.e+]+) steps/s", outcome.text)
-    assert rates and all(0 < float(rate) < 1e5 for rate in rates), outcome.text
+    assert rates and all(0 < float(rate) < 1e5 for rate in rates), rates
     check_same(tmp_path / "run", whole)

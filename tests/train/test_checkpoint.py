@@ -168,6 +168,19 @@ def test_a_checkpoint_without_room_is_refused_before_it_is_begun(folder, monkeyp
     assert restore(folder)[1]["step"] == 3
 
 
+def test_a_clock_set_forward_while_saving_is_told_as_that(folder, monkeypatch):
+    checkpointer = Checkpointer(folder)
+
+    def late():
+        raise TimeoutError("timed out after 86400 seconds")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointer._manager, "wait_until_finished", late)
+        with pytest.raises(TimeoutError, match="clock was set forward .*the same command again"):
+            checkpointer.wait()
+    checkpointer.close()
+
+
 def test_empty_step_directory_is_passed_over(folder, caplog):
     (folder / "40").mkdir()
     assert restore(folder)[1]["step"] == 3
