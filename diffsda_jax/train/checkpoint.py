@@ -98,9 +98,7 @@ class Checkpointer:
             if sealing is not None:
                 sealing.result()
         except TimeoutError as error:  # Orbax reads the time of day
-            what = (
-                f"saving in {self.directory} took too long, or the clock was set forward meanwhile"
-            )
+            what = f"saving in {self.directory} took too long, or the clock was set forward"
             raise TimeoutError(f"{what} ({error}); run the same command again.") from error
 
     def latest_step(self) -> int | None:
