@@ -134,8 +134,9 @@ def _broken_when_unreadable(part: str = "") -> Iterator[None]:
         yield
     except (BrokenItemError, ImportError):
         raise
-    # Pillow reports bad PNG files by SyntaxError.
-    except (OSError, EOFError, ValueError, SyntaxError, RuntimeError) as error:
+    # Pillow reports a bad PNG by SyntaxError, a GIF that ends early by IndexError, a size beyond
+    # reason by a type of its own, and so on.
+    except Exception as error:
         reason = " ".join(str(error).split())[:120]
         where = f"{part}: " if part else ""
         message = f"cannot be decoded: {where}{type(error).__name__}: {reason}"

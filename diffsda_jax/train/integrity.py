@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 CHECKSUMS = "checksums"
 _CHUNK_BYTES = 8 << 20
 _SPARE_BYTES = 4 << 20  # of the disk, for what is not arrays
-# What reading a damaged step raises, in Orbax, TensorStore and this package.
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, RuntimeError)
 _Restored = TypeVar("_Restored")
 
 
@@ -174,7 +172,7 @@ def restore_last_good(
                 restored = restore(step)
             except IncompatibleCheckpointError:
                 raise
-            except _DAMAGE as error:
+            except Exception as error:  # which Orbax raises itself, of no other type
                 if recorded:
                     raise
                 reason = (str(error).strip().splitlines() or [repr(error)])[0]

@@ -234,3 +234,20 @@ def test_a_clip_that_breaks_half_way_is_named(tmp_path, write_frames, write_vide
         assert len(next(blocks)) == 4
         with pytest.raises(BrokenItemError, match=message):
             list(blocks)
+
+
+@pytest.mark.parametrize("damage", ["ends early", "impossible size"])
+def test_gifs_that_pillow_reports_in_odd_ways_are_broken_items(tmp_path, damage):
+    path = tmp_path / "a.gif"
+    images = [Image.fromarray(np.full((8, 8, 3), 30 * i, np.uint8)) for i in range(6)]
+    images[0].save(path, save_all=True, append_images=images[1:])
+    data = bytearray(path.read_bytes())
+    second = data.index(b"\x21\xf9", data.index(b"\x2c"))  # the control block of another frame
+    if damage == "ends early":
+        data = data[: second + 1]
+    else:
+        place = data.index(b"\x2c", second)
+        data[place + 5 : place + 9] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(BrokenItemError, match="cannot be decoded"):
+        video_io.read_frames(path, range(video_io.count_frames(path)), 8)

@@ -5,7 +5,12 @@
 
 import collections
 
-KINDS = {"kill": ("kills", 50), "mutated_config": ("configs", 200), "mutated_file": ("media", 200)}
+KINDS = {
+    "kill": ("kills", 50),
+    "mutated_config": ("configs", 200),
+    "mutated_file": ("media", 200),
+    "mutated_saved": ("saved", 100),
+}
 
 
 def pytest_addoption(parser):

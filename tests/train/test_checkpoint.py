@@ -197,14 +197,15 @@ def test_step_without_checksums_is_taken_if_it_restores(folder, caplog):
     assert "step 3: it does not restore" in caplog.text
 
 
-def test_damage_is_told_even_where_the_error_says_nothing(tmp_path):
+@pytest.mark.parametrize("error", [ValueError, Exception])  # Orbax raises Exception itself
+def test_damage_is_told_even_where_the_error_says_nothing(tmp_path, error):
     (tmp_path / "4").mkdir()
     (tmp_path / "4" / "file").touch()
 
     def restore(step):
-        raise ValueError
+        raise error
 
-    with pytest.raises(ValueError, match=r"step 4: it does not restore \(ValueError\(\)\)"):
+    with pytest.raises(ValueError, match=rf"step 4: it does not restore \({error.__name__}\(\)\)"):
         integrity.restore_last_good(epath.Path(tmp_path), restore)
 
 
