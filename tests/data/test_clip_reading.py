@@ -4,6 +4,7 @@ import builtins
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffsda_jax.data import video_io
 from diffsda_jax.data.sources import BrokenItemError, make_source
