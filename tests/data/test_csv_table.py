@@ -3,6 +3,7 @@ import pytest
 
 from diffsda_jax.data.pipeline import load_arrays, make_train_iterator
 from diffsda_jax.data.sources import make_source
+from diffsda_jax.data.sources.tables import read_table
 from diffsda_jax.data.transforms import fit_normalizer
 
 RNG = np.random.default_rng(0)
@@ -199,3 +200,17 @@ def test_short_ids_are_skipped_counted_and_capped(tmp_path, caplog):
         ValueError, match="items had to be skipped, more than max_skipped_share=0.05"
     ):
         csv_source("train", path, layout="long", length=6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n1,\0\0\0\n1,2\n", "table.csv, line 3: bytes of zero"),
+        ('a,b\n1,2\n1,"2\n1,2\n', "table.csv is not a CSV file .unexpected end of data"),
+    ],
+)
+def test_damage_that_swallows_rows_is_named(tmp_path, text, message):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_table(path)

@@ -34,7 +34,7 @@ def read_table(path: Path, delimiter: str = ",") -> Table:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)  # no quote left open
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -47,6 +47,10 @@ def read_table(path: Path, delimiter: str = ",") -> Table:
     header = rows.pop(0)[1]
     _check_header(path, header, delimiter)
     for line, row in rows:
+        if "\0" in "".join(row):
+            raise ValueError(
+                f"file {path}, line {line}: bytes of zero, as of a damaged disk: mend it"
+            )
         if len(row) != len(header):
             raise ValueError(
                 f"file {path}, line {line}: {len(row)} cells, but the header names {len(header)} "
