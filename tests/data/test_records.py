@@ -307,7 +307,7 @@ def test_missing_folders_and_other_versions_are_named(tmp_path):
         LatentIndex.load(tmp_path / "nowhere")
     run(tmp_path)
     path = tmp_path / "latents.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 9}))
+    record_files.save_json(path, {**record_files.read_json(path), "format": 9})
     with pytest.raises(ValueError, match="have format 9, this version reads 1"):
         LatentIndex.load(tmp_path)
 
