@@ -41,7 +41,8 @@ def run_notebook(name, workdir, config, **settings):
     variables = {"CONFIG": config, "WORKDIR": str(workdir), "OPTIONS": json.dumps(options)}
     environment = os.environ | {f"DIFFSDA_{k}": v for k, v in (variables | settings).items()}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla-tests")}
-    environment |= {"MPLBACKEND": "Agg", "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    environment |= {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     environment |= {"PYTHONPATH": str(ROOT), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}

@@ -33,10 +33,10 @@ def pytest_terminal_summary(terminalreporter):
         for report in terminalreporter.stats.get(outcome, []):
             if "tests/faults/" in report.nodeid and (report.when == "call" or outcome == "error"):
                 file = report.nodeid.partition("::")[0].rpartition("/test_")[2]
-                kind = file.removesuffix(".py")
+                kind = file.removesuffix(".py").replace("_", " ")
                 tried[kind] += 1
                 passed[kind] += outcome == "passed"
     if tried:
         terminalreporter.section("faults")
         for kind, count in tried.items():
-            terminalreporter.write_line(f"{kind:<12}{passed[kind]}/{count}")
+            terminalreporter.write_line(f"{kind:<18}{passed[kind]}/{count}")
