@@ -1,6 +1,7 @@
 """Directions of factors that were found in given codes, and ways from one pair to another."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -63,13 +64,15 @@ def find_components(
     )
 
 
-def load_components(file: epath.Path, factor: str, num_components: int) -> Components:
-    """Directions that ``--mode=explore`` found and kept.
+def load_components(
+    file: Path | epath.Path, factor: str, num_components: int | None = None
+) -> tuple[Components, list[str]]:
+    """Directions that ``--mode=explore`` found and kept, and their titles.
 
     Args:
-      file: ``components.npz`` of an exploration.
+      file: ``components.npz`` of an exploration, of d by step.
       factor: ``static`` or ``dynamic``.
-      num_components: at most so many.
+      num_components: at most so many; None = all.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -77,23 +80,24 @@ def load_components(file: epath.Path, factor: str, num_components: int) -> Compo
     """
     check_choice("factor", factor, exploration.FACTORS)
     arrays = read_arrays(file)
-    parts = ("mean", "std", "directions", "spread", "share")
+    parts = ("mean", "std", "directions", "spread", "share", "names")
     if missing := [part for part in parts if f"{factor}_{part}" not in arrays]:
         raise ValueError(
             f"{file} holds no {factor}_{missing[0]}; run --mode=explore again, or remove it."
         )
-    mean, std, directions, spread, share = (arrays[f"{factor}_{part}"] for part in parts)
-    kept = slice(num_components)
-    return Components(
+    mean, std, *of_each = (arrays[f"{factor}_{part}"] for part in parts)
+    directions, spread, share, names = (values[:num_components] for values in of_each)
+    components = Components(
         factor=factor,
         level="sequence" if factor == "static" else "step",
         mean=mean,
         std=std,
-        directions=directions[kept],
-        spread=spread[kept],
-        share=share[kept],
-        read=lambda z: z @ directions[kept].T,
+        directions=directions,
+        spread=spread,
+        share=share,
+        read=lambda z: z @ directions.T,
     )
+    return components, names.tolist()
 
 
 def move(

@@ -210,7 +210,7 @@ class DiffSDA(MediaCodec):
         if codes is not None:
             own = self._encoded(codes).factors
         elif along == "pca" and (file := self.explored()) is not None and file.is_file():
-            return load_components(file, factor, num_components)
+            return load_components(file, factor, num_components)[0]
         elif self.has_prior():
             own = with_lengths(self.load_prior().sample(_CODES, seed=seed))
         return find_components(own, factor, along, num_components, seed)

@@ -24,7 +24,7 @@ from diffsda_jax.evals.exploration import FACTORS, Components
 from diffsda_jax.evals.pictures import Picture
 from diffsda_jax.evals.sounds import make_sounds
 from diffsda_jax.experiment import Experiment
-from diffsda_jax.npz_file import read_arrays
+from diffsda_jax.factor_moves import load_components
 from diffsda_jax.page.blocks import Page, Text, render_page
 from diffsda_jax.page.example_sections import (
     failures_section,
@@ -201,18 +201,7 @@ def _known_components(records: Records, step: int) -> list[tuple[Components, lis
         path = exploration.folder / "components.npz"
         if exploration.step != step or not path.is_file():
             continue
-        arrays = read_arrays(path)
-        for factor in FACTORS:
-            names = ("mean", "std", "directions", "spread", "share")
-            parts = {name: arrays[f"{factor}_{name}"] for name in names}
-            directions = parts["directions"]
-            components = Components(
-                factor=factor,
-                level="step" if factor == "dynamic" else "sequence",
-                read=lambda z, directions=directions: z @ directions.T,
-                **parts,
-            )
-            found.append((components, arrays[f"{factor}_names"].tolist()))
+        found += [load_components(path, factor) for factor in FACTORS]
     return found
 
 

@@ -297,6 +297,8 @@ def test_factors_and_arrays_go_in_and_out(places, models, tmp_path):
     header, *rows = [line.split(",") for line in again.read_text().splitlines()]
     assert header == ["id", *tiny.FEATURES] and len(rows) == 19
     assert {row[0] for row in rows} == {"sequence_0", "sequence_1"}
+    table = model.read(str(again))
+    assert table.lengths.tolist() == [11, 8] and table.names == ("sequence_0", "sequence_1")
 
 
 def test_what_is_written_is_read_again(places, models, tmp_path):

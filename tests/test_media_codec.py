@@ -178,7 +178,7 @@ def test_components_that_were_explored_are_taken(model, tmp_path):
     folder.mkdir(parents=True)
     turned = np.eye(4)[::-1]
     parts = {"mean": np.zeros(4), "std": np.full(4, 3.0), "directions": turned}
-    parts |= {"spread": np.full(4, 2.0), "share": np.full(4, 0.25)}
+    parts |= {"spread": np.full(4, 2.0), "share": np.full(4, 0.25), "names": np.array(list("abcd"))}
     np.savez(folder / "components.npz", **{f"static_{k}": v for k, v in parts.items()})
     loaded, (x,) = DiffSDA.from_checkpoint(tmp_path).using("euler", 2), walks(6)
     found = loaded.traverse(x, num_components=1, num_places=2, reach=1.5, start="zero")

@@ -1,6 +1,7 @@
 """Files that people have to sequences: videos, recordings, tables and arrays."""
 
 import contextlib
+import csv
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -173,7 +174,13 @@ def _read_one(path: Path, kind: str, size: int) -> Sequences:
 def _read_series(
     path: Path, feature_names: Sequence[str] | None, options: Mapping[str, Any]
 ) -> Sequences:
-    """All series of a CSV file."""
+    """All series of a CSV file; of one that `Sequences.save` wrote, its column of names tells."""
+    own = Columns.id_name
+    if options.get("id_column") is None and own not in (feature_names or (own,)):
+        with path.open(newline="", errors="replace") as lines:
+            header = next(csv.reader(lines, delimiter=options.get("delimiter", ",")), [])
+        if header[:1] == [own]:
+            options = {**options, "id_column": own}
     file = load_series(str(path), features=feature_names, **options)
     items = [np.where(one.mask, one.x, np.float32(np.nan)) for one in file.series]
     times = tuple(tuple(one.times) for one in file.series if one.times is not None)

@@ -167,11 +167,9 @@ def read_back(
     found = encode_clips(context.model, x, length, batch_size=context.settings.batch_size)
     errors = []
     for name in FACTORS:
-        ours, theirs, all_of = (
-            np.asarray(getattr(one, name), np.float64)
-            for one in (found, wanted, context.test_factors)
-        )
-        spread = max(float(np.var(all_of.reshape(-1, all_of.shape[-1]), axis=0).sum()), 1e-12)
+        ours, theirs = (np.asarray(getattr(one, name), np.float64) for one in (found, wanted))
+        all_of = gather_codes(context.test_factors, name, "step", context.test.get("length"))
+        spread = max(float(np.var(all_of.values, axis=0, dtype=np.float64).sum()), 1e-12)
         distance = np.square(ours - theirs).sum(-1)
         if distance.ndim == 2:
             distance = mean_over_steps(distance[..., None], length)[:, 0]

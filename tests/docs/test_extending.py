@@ -59,7 +59,12 @@ def test_a_source_trains_with_its_config(blocks, tmp_path, monkeypatch):
 
 
 def test_a_backbone_keeps_its_promise(blocks):
-    exec(compile(blocks[2] + "\n\n" + blocks[3], PAGE.name, "exec"), {"__name__": "conv_front"})
+    names = {"__name__": "conv_front"}
+    exec(compile(blocks[2] + "\n\n" + blocks[3], PAGE.name, "exec"), names)
+    factors, later = names["factors"], names["later"]
+    assert factors.static.shape == (2, 3) and factors.dynamic.shape == (2, 6, 2)
+    np.testing.assert_array_equal(later.dynamic[:, :4], factors.dynamic[:, :4])
+    assert (np.asarray(later.dynamic[:, 4:]) != factors.dynamic[:, 4:]).any()
 
 
 def test_a_metric_tells_an_oracle_from_one_who_knows_nothing(blocks, monkeypatch):
