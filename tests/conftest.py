@@ -31,6 +31,14 @@ def _plots_without_a_screen():
     matplotlib.use("Agg")
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules of many small programs: most of their time would go into optimising them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 LOGGERS = [logging.getLogger(name) for name in ("diffsda_jax", "absl", "jax")]
 UNTOUCHED = [(log.level, log.propagate, log.handlers[:], log.filters[:]) for log in LOGGERS]
 

@@ -27,14 +27,12 @@ def tiny(**distill):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Tiny networks, many samplers: most of the time would go into optimising programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def _few_evaluations(quick_compilation):
+    """Tiny networks, many samplers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distill_runs, "_TEACHER_STEPS", 2)
         patch.setattr(distill_runs, "EVALUATIONS", (1, 2))
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def save_model(workdir, config, seed=0, **meta):

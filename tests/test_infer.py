@@ -26,12 +26,7 @@ KINDS = ("video", "audio", "series")
 SUFFIX = {"video": ".mp4", "audio": ".wav", "series": ".csv"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Many small programs: most of their time would go into optimising them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)

@@ -39,12 +39,7 @@ def make_model(spec=SPEC, meta=META, normalizer=NORMALIZER):
     return DiffSDA(spec, weights, normalizer, meta).using("euler", 2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Many small programs: most of their time would go into optimising them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -43,12 +43,7 @@ SCORES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Eight runs of two steps each: most of their time would go into optimising programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

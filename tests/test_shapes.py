@@ -1,6 +1,5 @@
 """Any number, length and mask of sequences goes through the public API, and padding is nothing."""
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,11 +21,7 @@ FEW = settings(
 LENGTHS = st.lists(st.integers(1, 8), min_size=1, max_size=4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

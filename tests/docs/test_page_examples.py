@@ -1,6 +1,5 @@
 """The Python of README and docs/exploring.md runs, with tiny models in place of trained ones."""
 
-import jax
 import numpy as np
 import pytest
 from infer_models import frames, save_model
@@ -13,12 +12,7 @@ from diffsda_jax.data.video_writer import write_video
 pytest.importorskip("av")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Many small programs: most of their time would go into optimising them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_the_example_of_the_readme(tmp_path, monkeypatch):

@@ -53,12 +53,7 @@ class Gaussian(nn.Module):
         return self.denoise(x_clean, sigma, self.encode(x_clean))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Many programs that run once each: most of the time would go into optimising them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
