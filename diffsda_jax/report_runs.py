@@ -278,9 +278,8 @@ def _page(
     no_swaps, no_traversals = list(missing), list(missing)
     if examples is not None and examples.swaps is None:
         no_swaps.append(Text(f"There are no swaps: {examples.context.why_no_swaps()}.", True))
-    if examples is not None and not examples.traversals:
-        text = "The model has one s for each step, and components are of one s a sequence."
-        no_traversals.append(Text(text, True))
+    if examples is not None:
+        no_traversals += [Text(reason, True) for reason in examples.unmoved]
     sections = [
         swaps_section(
             examples,

@@ -8,7 +8,13 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from diffsda_jax.evals.context import Context
-from diffsda_jax.evals.exploration import FACTORS, Components, fit_components, gather_codes
+from diffsda_jax.evals.exploration import (
+    FACTORS,
+    Codes,
+    Components,
+    fit_components,
+    gather_codes,
+)
 from diffsda_jax.evals.interface import Clips, Lengths, encode_clips, mean_over_steps
 from diffsda_jax.evals.traversal_pictures import traverse
 from diffsda_jax.factors import Factors, mix
@@ -82,8 +88,9 @@ class Examples:
       context: the data and the model.
       swaps: none where there are fewer than two clips.
       reconstructions: of test clips.
-      traversals: of both factors; none of a model with one s for each step.
+      traversals: of both factors, but for those that `unmoved` is about.
       label_names: names of the classes of ``static`` and ``dynamic`` labels, or None.
+      unmoved: why factors have no traversal, a sentence each.
     """
 
     context: Context
@@ -91,6 +98,7 @@ class Examples:
     reconstructions: Reconstructions
     traversals: list[Traversal]
     label_names: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+    unmoved: Sequence[str] = ()
 
 
 def make_examples(
@@ -117,15 +125,20 @@ def make_examples(
     x = context.decode_from_noise(context.test_factors[index], _noise(context, len(index)))
     rebuilt = Reconstructions(index, x, normalised_errors(context, index, x))
     swaps = None if context.why_no_swaps() else _make_swaps(context, num_clips)
-    traversals = []
-    if context.test_factors.static.ndim == 2 and len(index):
+    traversals, unmoved = [], []
+    if context.test_factors.static.ndim == 3:
+        unmoved = ["The model has one s for each step, and components are of one s a sequence."]
+    elif len(index):
         for factor in FACTORS:
             found = [pair for pair in known if pair[0].factor == factor]
+            if not found and len(codes := _codes(context, factor).values) < 2:
+                unmoved.append(f"There is {len(codes)} {factor} code to find components in.")
+                continue
             components, titles = found[0] if found else _principal(context, factor, num_components)
             traversals.append(
                 _traverse(context, int(index[0]), components, titles, num_places, num_components)
             )
-    return Examples(context, swaps, rebuilt, traversals, label_names or {})
+    return Examples(context, swaps, rebuilt, traversals, label_names or {}, unmoved)
 
 
 def normalised_errors(context: Context, index: Integer[np.ndarray, " P"], x: Clips) -> Errors:
@@ -189,9 +202,14 @@ def _make_swaps(context: Context, count: int) -> Swaps:
     return Swaps(static_index, dynamic_index, x, *errors)
 
 
+def _codes(context: Context, factor: str) -> Codes:
+    """Codes of the training clips."""
+    return gather_codes(context.codes("train"), factor, "step", context.train.get("length"))
+
+
 def _principal(context: Context, factor: str, count: int) -> tuple[Components, list[str]]:
     """Principal components of the codes of the training clips."""
-    codes = gather_codes(context.codes("train"), factor, "step", context.train.get("length"))
+    codes = _codes(context, factor)
     components = fit_components(codes, factor, num_components=count, seed=context.settings.seed)
     share = [f"{100 * part:.0f} % of variance" for part in components.share]
     return components, [f"{factor[0]}{place + 1}, {text}" for place, text in enumerate(share)]

@@ -133,3 +133,12 @@ def test_one_static_factor_a_step_has_no_traversals(oracle):
     context = dataclasses.replace(oracle, model=model, test_factors=factors.replace(static=static))
     examples = make_examples(context, num_clips=2)
     assert examples.traversals == [] and examples.swaps.static_error.shape == (2,)
+    assert "one s for each step" in examples.unmoved[0]
+
+
+def test_one_training_clip_has_no_static_components(splits):
+    train, test = splits
+    one = {name: values[:1] for name, values in train.items()}
+    examples = make_examples(make_context(Clueless(*splits), one, test), num_clips=2)
+    assert [traversal.factor for traversal in examples.traversals] == ["dynamic"]
+    assert examples.unmoved == ["There is 1 static code to find components in."]
