@@ -57,13 +57,12 @@ def work(sizes: dict[str, Any]) -> None:
     about = f"jax {jax.__version__} on {jax.devices()[0].device_kind}"
     print(json.dumps({"parameters": count, "about": about}), flush=True)
     for line in sys.stdin:
-        request, seconds = json.loads(line), []
+        request, began = json.loads(line), time.perf_counter()
         solver, num_steps = request["form"].split(":")
         for _ in range(request["steps"]):
-            began = time.perf_counter()
             x = model.decode(factors, start=start, solver=solver, num_steps=int(num_steps))
-            x.block_until_ready()
-            seconds.append(time.perf_counter() - began)
+        x.block_until_ready()
+        seconds = (time.perf_counter() - began) / request["steps"]
         print(json.dumps({"seconds": seconds}), flush=True)
 
 
@@ -73,7 +72,7 @@ def measure(sides: list[tuple[str, str, Worker]], rounds: int) -> dict[str, list
     for number in range(rounds + 1):
         for name, form, worker in sides:
             time.sleep(PAUSE_SECONDS)
-            seconds = worker.step(form, 1)["seconds"][0]
+            seconds = worker.step(form, 1)["seconds"]
             if number:
                 results[name].append(seconds)
     return results

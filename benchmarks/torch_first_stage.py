@@ -107,8 +107,8 @@ def main() -> None:
     shape = (sizes["frames"], sizes["size"], sizes["size"], sizes["spec"]["image_channels"])
     frames = torch.randint(0, 256, shape, dtype=torch.uint8)
 
-    def work(_: str) -> float:
-        return float(encode(encoder, frames, sizes["chunk"], device).sum())
+    def work(_: str) -> Tensor:
+        return encode(encoder, frames, sizes["chunk"], device).sum()
 
     answer(encoder, device, work)
 

@@ -49,8 +49,8 @@ def weighted_error(
     return (total / (level * data) ** 2 * (x_denoised - x) ** 2).mean()
 
 
-def train(model: nn.Module, x: Tensor, form: str) -> Iterator[float]:
-    """An endless loop that yields the loss of a training step."""
+def train(model: nn.Module, x: Tensor, form: str) -> Iterator[Tensor]:
+    """An endless loop that yields the loss of a training step, maybe before it is done."""
     device, layout = x.device.type, torch.contiguous_format
     if "channels last" in form:
         layout = torch.channels_last
@@ -67,20 +67,22 @@ def train(model: nn.Module, x: Tensor, form: str) -> Iterator[float]:
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 0.001)
-        yield loss.item()  # waits for the device
+        yield loss.detach()
 
 
-def answer(model: nn.Module, device: str, work: Callable[[str], float]) -> None:
-    """Says what this side is, then does `work(form)` as often as asked, until nothing is asked."""
+def answer(model: nn.Module, device: str, work: Callable[[str], Tensor]) -> None:
+    """Says what this side is, then does `work(form)` as often as asked, until nothing is asked.
+
+    Its times are those of one piece of work, the device waited for after the last one only.
+    """
     count = sum(parameter.numel() for parameter in model.parameters())
     about = f"torch {torch.__version__} with {torch.get_num_threads()} threads"
     print(json.dumps({"parameters": count, "about": about}), flush=True)
     for line in sys.stdin:
-        request, seconds, losses = json.loads(line), [], []
-        for _ in range(request["steps"]):
-            began = time.perf_counter()
-            losses.append(work(request["form"]))
-            seconds.append(time.perf_counter() - began)
+        request, began = json.loads(line), time.perf_counter()
+        results = [work(request["form"]) for _ in range(request["steps"])]
+        losses = [float(result) for result in results]  # waits for the device
+        seconds = (time.perf_counter() - began) / len(losses)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         if device == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**20

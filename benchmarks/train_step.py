@@ -13,7 +13,8 @@ the precision that our side multiplies in, in the same run. Forms of the twins: 
         --ours="float32;bfloat16" --theirs="original;encode once" --torch-python=PATH
 
 PATH is a Python that has PyTorch, this one if left out. `--out` adds the results, as a line of
-JSON, to a file. `--trace` names the kernels that take most of the time of our step on a GPU.
+JSON, to a file. `--trace` names the kernels that take most of the time of our step on a GPU. With
+`--patience=SECONDS` a side that has not done its first step by then is left out, not waited for.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def work(sizes: dict[str, Any]) -> None:
     }
     print(json.dumps(about), flush=True)
     for line in sys.stdin:
-        request, seconds, losses = json.loads(line), [], []
+        request = json.loads(line)
         if request["form"] == "peak":
             answer = {"peak_flops": measure_peak(sizes["precision"])}
         elif request["form"] == "trace":
@@ -106,11 +107,12 @@ def work(sizes: dict[str, Any]) -> None:
                     float(metrics["loss"])
                 answer = {"kernels": read_trace(folder)}
         else:
+            began, losses = time.perf_counter(), []
             for _ in range(request["steps"]):
-                began = time.perf_counter()
                 state, metrics = step_fn(state, batch, key)
-                losses.append(float(metrics["loss"]))  # waits for the device
-                seconds.append(time.perf_counter() - began)
+                losses.append(metrics["loss"])
+            losses = [float(loss) for loss in losses]  # waits for the device
+            seconds = (time.perf_counter() - began) / len(losses)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             if statistics := jax.devices()[0].memory_stats():
                 peak = statistics["peak_bytes_in_use"] / 2**10
@@ -154,34 +156,52 @@ def read_trace(folder: str) -> list[tuple[str, float]]:
     for event in events:
         if event.get("ph") == "X" and (event["pid"], event["tid"]) in streams:
             total[event["name"]] += event["dur"] / 1e3
+    for name, milliseconds in list(total.items()):  # fusions by kind, products and so on
+        total["all " + name.partition("_")[0]] += milliseconds
     rows = sorted(total.items(), key=lambda item: -item[1])
-    return [("all", sum(total.values())), *rows[:25]]
+    return rows[:30]
+
+
+def compile_steps(
+    workers: dict[str, Worker], together: bool, patience: float | None
+) -> dict[str, dict[str, Any]]:
+    """The first steps, which compile: one after the other, or all at once where `together`.
+
+    Returns losses and seconds of each. A side that takes longer than `patience` seconds from now
+    is ended and left out of `workers` too; ours, the first one, is not.
+    """
+
+    def compile_step(name: str) -> dict[str, Any]:
+        answer = workers[name].step(name, 1)
+        workers[name].step(name, 1)  # what the first one left to do
+        print(f"{name}: first step {answer['seconds']:.1f} s", flush=True)
+        return {"first_step_seconds": answer["seconds"], "losses": answer["losses"]}
+
+    results = {}
+    with ThreadPoolExecutor(len(workers) if together else 1) as pool:
+        answers = {name: pool.submit(compile_step, name) for name in workers}
+        wait(answers.values(), timeout=patience)
+        for number, (name, answer) in enumerate(answers.items()):
+            if number == 0 or answer.done():
+                results[name] = answer.result()
+            else:
+                print(f"{name}: left out, its first step took over {patience:g} s", flush=True)
+                workers.pop(name).kill()
+    return results
 
 
 def measure(
-    workers: dict[str, Worker], rounds: int, steps: int, together: bool
-) -> dict[str, dict[str, Any]]:
-    """Seconds of a step in each round, of the first one apart, losses and memory of each side.
-
-    The first steps, which compile, come one after the other, or all at once where `together`.
-    """
-    results: dict[str, dict[str, Any]] = {name: {"seconds": [], "losses": []} for name in workers}
-
-    def compile_step(name: str) -> None:
-        answer = workers[name].step(name, 1)
-        results[name] |= {"first_step_seconds": answer["seconds"][0], "losses": answer["losses"]}
-        workers[name].step(name, 1)  # what the first one left to do
-        print(f"{name}: first step {answer['seconds'][0]:.1f} s", flush=True)
-
-    with ThreadPoolExecutor(len(workers) if together else 1) as pool:
-        list(pool.map(compile_step, workers))
+    workers: dict[str, Worker], rounds: int, steps: int, results: dict[str, dict[str, Any]]
+) -> None:
+    """Adds seconds of a step in each round and memory of each side to `results`."""
+    for result in results.values():
+        result["seconds"] = []
     for _ in range(rounds):
         for name, worker in workers.items():
             time.sleep(PAUSE_SECONDS)
             answer = worker.step(name, steps)
-            results[name]["seconds"].append(statistics.median(answer["seconds"]))
+            results[name]["seconds"].append(answer["seconds"])
             results[name]["peak_mib"] = answer["peak_mib"]
-    return results
 
 
 def report(results: dict[str, dict[str, Any]], flops: float, peak: float) -> None:
@@ -216,6 +236,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--compile-together", action="store_true", help="first steps at once: sooner done"
     )
+    parser.add_argument("--patience", type=float, help="seconds until a late side is left out")
     parser.add_argument("--trace", action="store_true", help="name our longest kernels")
     parser.add_argument("--out", type=Path, help="file that results are added to")
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
@@ -268,7 +289,8 @@ def main() -> None:
         ratio = worker.about["parameters"] / ours.about["parameters"]
         if abs(ratio - 1) > 1e-3:  # PyTorch's LSTMs have a second bias
             print(f"{name} is not the same model: it has {ratio:.3f} times the parameters.")
-    results = measure(workers, arguments.rounds, arguments.steps, arguments.compile_together)
+    results = compile_steps(workers, arguments.compile_together, arguments.patience)
+    measure(workers, arguments.rounds, arguments.steps, results)
     peak = ours.step("peak", 1)["peak_flops"]
     report(results, ours.about["flops"], peak)
     print(

@@ -38,6 +38,10 @@ class Worker:
         self._process.stdin.flush()
         return self._read()
 
+    def kill(self) -> None:
+        """Ends the process in the middle of its work; it answers no more."""
+        self._process.kill()
+
     def close(self) -> None:
         """Ends the process."""
         self._process.stdin.close()

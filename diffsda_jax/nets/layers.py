@@ -119,10 +119,12 @@ def dense(features: int, name: str, gain: float = 1.0, bfloat16: bool = False) -
 
 
 class Dropout(nn.Module):
-    """Dropout that draws 16 random bits a value, half of what flax's costs.
+    """Dropout that draws 8 random bits a value, a quarter of what flax's costs.
+
+    The bits are kept in memory, so that the gradient reads them where XLA would draw them again.
 
     Attributes:
-      rate: share of values that become 0, in steps of 2^-16; the others are scaled up.
+      rate: share of values that become 0, in steps of 2^-8; the others are scaled up.
 
     References:
       Srivastava et al. 2014.
@@ -133,14 +135,14 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch F"], train: bool) -> Float[Array, "*batch F"]:
         """Drops in training only; needs the random stream ``dropout`` then."""
-        if not train or self.rate == 0:
+        threshold, features = round(self.rate * 2**8), x.shape[-1]
+        if not train or threshold == 0:
             return x
-        threshold, features = round(self.rate * 2**16), x.shape[-1]
-        shape = (*x.shape[:-1], (features + 1) // 2)
+        shape = (*x.shape[:-1], -(-features // 4))
         words = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
-        bits = jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., :features]
-        keep = bits >= threshold
-        return jnp.where(keep, x / (1 - threshold / 2**16), 0.0)
+        numbers = jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(words), jnp.uint8)
+        keep = numbers.reshape(*x.shape[:-1], -1)[..., :features] >= threshold
+        return jnp.where(keep, x / (1 - threshold / 2**8), 0.0)
 
 
 def conv(
@@ -170,17 +172,20 @@ def conv(
 class GroupNorm(nn.Module):
     """Group normalisation in 32 groups of neighbouring channels, fewer where 32 does not divide.
 
-    Sums run over pixels first and over the channels of a group afterwards, which XLA compiles on
-    the CPU to about a third of the time of the usual reshape. They are float32; the result has the
-    type of ``x``.
+    All that it does to an image, the modulations too, is one factor and one summand a channel, so
+    that images are read once for their sums and once for the result. Sums run over pixels first
+    and over the channels of a group afterwards, which XLA compiles on the CPU to about a third of
+    the time of the usual reshape. They are float32; the result has the type of ``x``.
 
     References:
-      Wu and He: Group Normalization, ECCV 2018.
+      Wu and He: Group Normalization, ECCV 2018; Chan, Golub, LeVeque 1983 for variances of parts.
     """
 
     @nn.compact
-    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-        """Normalises every image on its own."""
+    def __call__(
+        self, x: Float[Array, "N H W C"], *modulations: Float[Array, "N C2"]
+    ) -> Float[Array, "N H W C"]:
+        """Normalises every image on its own, then applies ``scale_shift`` by each modulation."""
         channels, kind = x.shape[-1], x.dtype
         x = x.astype(jnp.float32)
         num_groups = math.gcd(MAX_GROUPS, channels)
@@ -191,11 +196,16 @@ class GroupNorm(nn.Module):
             grouped = values.reshape(values.shape[0], num_groups, -1).mean(-1)
             return jnp.repeat(grouped, channels // num_groups, axis=-1)
 
-        mean = group_mean(x.mean((1, 2)))[:, None, None, :]
-        centred = x - mean
-        variance = group_mean(jnp.square(centred).mean((1, 2)))[:, None, None, :]
-        factor = jax.lax.rsqrt(variance + NORM_EPSILON) * scale[None, None, None, :]
-        return (centred * factor + bias[None, None, None, :]).astype(kind)
+        channel_mean, channel_square = x.mean((1, 2)), jnp.square(x).mean((1, 2))
+        within = jnp.maximum(channel_square - jnp.square(channel_mean), 0)
+        mean = group_mean(channel_mean)
+        variance = group_mean(within + jnp.square(channel_mean - mean))
+        factor = jax.lax.rsqrt(variance + NORM_EPSILON) * scale[None, :]
+        summand = bias[None, :] - mean * factor
+        for modulation in modulations:
+            summand = scale_shift(summand, modulation)
+            factor = factor * (1 + modulation[:, :channels])
+        return (x * factor[:, None, None, :] + summand[:, None, None, :]).astype(kind)
 
 
 class Attention(nn.Module):

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from diffsda_jax.nets import layers
-from diffsda_jax.nets.layers import Attention, GroupNorm, NoiseEmbedding, dense, scale_shift
+from diffsda_jax.nets.layers import Attention, Dropout, GroupNorm, NoiseEmbedding, dense
 
 BLOCKS_DOWN = 2
 BLOCKS_UP = BLOCKS_DOWN + 1
@@ -49,15 +49,16 @@ class ResBlock(nn.Module):
         train: bool = False,
     ) -> Float[Array, "N H W O"]:
         """``noise`` and ``factors`` are embeddings that went through SiLU already, or both None."""
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = functools.partial(Dropout(self.dropout), train=train)
         conv = functools.partial(layers.conv, bfloat16=self.bfloat16)
         dense = functools.partial(layers.dense, bfloat16=self.bfloat16)
         h = conv(self.features, 3, "conv_1")(nn.silu(GroupNorm(name="norm_1")(x)))
-        h = GroupNorm(name="norm_2")(h)
-        for embedding, name in ((noise, "noise"), (factors, "factors")):
-            if embedding is not None:
-                modulation = dense(2 * self.features, name)(embedding)
-                h = scale_shift(h, modulation[:, None, None, :])
+        modulations = [
+            dense(2 * self.features, name)(embedding)
+            for embedding, name in ((noise, "noise"), (factors, "factors"))
+            if embedding is not None
+        ]
+        h = GroupNorm(name="norm_2")(h, *modulations)
         h = conv(self.features, 3, "conv_2")(drop(nn.silu(h)))
         if noise is not None:
             h = conv(self.features, 3, "conv_3")(drop(nn.silu(GroupNorm(name="norm_3")(h))))
@@ -67,10 +68,27 @@ class ResBlock(nn.Module):
         return Attention(self.bfloat16, name="attention")(h) if self.attention else h
 
 
+@jax.custom_vjp
 def upsample_nearest(x: Float[Array, "N H W C"]) -> Float[Array, "N H2 W2 C"]:
-    """Doubles height and width by repeating pixels."""
+    """Doubles height and width by repeating pixels.
+
+    Its gradient is three additions, where that of ``jax.image.resize`` scatters.
+    """
     num, height, width, channels = x.shape
-    return jax.image.resize(x, (num, 2 * height, 2 * width, channels), "nearest")
+    copies = jnp.broadcast_to(x[:, :, None, :, None], (num, height, 2, width, 2, channels))
+    return copies.reshape(num, 2 * height, 2 * width, channels)
+
+
+def _upsample_forward(x: Array) -> tuple[Array, None]:
+    return upsample_nearest(x), None
+
+
+def _upsample_backward(_: None, gradient: Array) -> tuple[Array]:
+    rows = gradient[:, ::2] + gradient[:, 1::2]
+    return (rows[:, :, ::2] + rows[:, :, 1::2],)
+
+
+upsample_nearest.defvjp(_upsample_forward, _upsample_backward)
 
 
 class UNet(nn.Module):
