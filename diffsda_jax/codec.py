@@ -203,7 +203,7 @@ class Codec:
 
         Args:
           x_noisy: clean data plus noise of standard deviation ``sigma``.
-          sigma: a number, ``[B]``, or ``[B, V]``.
+          sigma: noise level: a number, ``[B]``, or ``[B, V]``.
           factors: of B sequences of V steps.
 
         Returns:

@@ -27,7 +27,11 @@ def describe(error: BaseException) -> str:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the program with one line on standard error."""
+    """Ends the program with one line on standard error.
+
+    Raises:
+      SystemExit: always, with status 2.
+    """
     print(f"diffsda_jax: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 

@@ -181,7 +181,11 @@ def use_reference_form(config: ConfigDict) -> None:
 
 
 def check_variant(variant: str, allowed: Sequence[str]) -> None:
-    """Raises ValueError for an unknown argument of a config file."""
+    """Refuses an unknown argument of a config file.
+
+    Raises:
+      ValueError: ``variant`` is not among the allowed ones.
+    """
     if variant not in allowed:
         raise ValueError(unknown_name_message("variant", variant, allowed))
 

@@ -234,14 +234,14 @@ class DataForm:
         return self.normalizer.apply(np.asarray(_frames(front_end, padded[None]))[0, :frames])
 
     def from_steps(self, steps: Steps, outline: Outline) -> Sequences:
-        """Sequences in the units of the data from those of the model.
+        """Sequences in the units of the data, with the outline's lengths and rates.
 
         Args:
           steps: normalised, ``[V, ...]`` each.
           outline: of each of them.
 
-        Returns:
-          The batch, with the lengths and rates of the outline.
+        Raises:
+          ValueError: steps of different shapes.
         """
         rates = outline.rates
         if self.kind == "audio":

@@ -347,7 +347,7 @@ def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.n
 
 
 def load_pairs(experiment: Experiment) -> tuple[dict[str, np.ndarray], Pairs]:
-    """The distinct windows of ``eval.pairs`` as ``load_split`` gives clips, and who is swapped.
+    """The distinct windows of ``eval.pairs``, ``[N, V, ...]`` as of ``load_split``, and the swaps.
 
     Raises:
       ValueError, FileNotFoundError: a pair file that is missing or does not fit the data.

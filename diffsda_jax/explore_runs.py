@@ -101,8 +101,7 @@ class View(NamedTuple):
 
     Attributes:
       fitted: factors that components are fitted to.
-      length: number of real steps of these, or None for all. Sequences of the prior have those of
-        training clips.
+      length: number of real steps of these, for the prior's of training clips; None = all.
       test: factors of the test clips.
     """
 
@@ -152,6 +151,9 @@ class Explorer:
           model: to be explored.
           workdir: its folder, where a prior is looked for.
           others: models to compare with, by their folders.
+
+        Raises:
+          ValueError: ``explore.codes_from`` asks for a prior, and there is none that can be used.
         """
         config = experiment.config
         self.experiment, self.options = experiment, config.explore

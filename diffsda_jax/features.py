@@ -45,7 +45,11 @@ class FrontEnd:
     num_samples: int
 
     def __post_init__(self):
-        """Raises ValueError for an unknown kind."""
+        """Checks the kind.
+
+        Raises:
+          ValueError: it is unknown.
+        """
         if self.kind not in KINDS:
             raise ValueError(
                 f"data.front_end is {self.kind!r}; allowed: {', '.join(map(repr, KINDS))}."
@@ -71,7 +75,14 @@ class FrontEnd:
         return jax.eval_shape(self.__call__, x).shape[1:]
 
     def num_frames(self, num_samples: Int[np.ndarray, "B"] | Array) -> Int[np.ndarray, "B"] | Array:
-        """Frames, from the first on, that hold something of the first samples: 1 to V of each."""
+        """Frames, from the first on, that hold something of the first samples ``[B]``: 1 to V.
+
+        Args:
+          num_samples: number of real samples of each waveform, ``[B]``.
+
+        Returns:
+          Number of frames of each, ``[B]``.
+        """
         spec = self.spectrogram
         samples_a_frame = spec.hop * self.source_rate_hz / spec.sample_rate_hz
         frames = -(-num_samples // samples_a_frame)
@@ -202,7 +213,7 @@ def _fit(source: Source, front_end: FrontEnd, target_std: float) -> Normalizer:
 
 
 def read_chunks(source: Source, index: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Elements in their order, read by several threads; those that cannot be read are counted."""
+    """Elements ``index``, ``[N]``, in order, read by threads; those that cannot be are counted."""
 
     def load(place: int) -> dict[str, Any] | str:
         try:

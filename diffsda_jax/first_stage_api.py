@@ -175,7 +175,14 @@ class FrameEncoder:
         self._spec, self._mesh = first_stage.spec, mesh
 
     def start(self, frames: UInt8[np.ndarray, "N H W C"]) -> list[Array]:
-        """Hands frames (0 to 255) to the devices and returns at once; see ``fetch``."""
+        """Hands frames (0 to 255) to the devices and returns at once.
+
+        Args:
+          frames: any number N.
+
+        Returns:
+          What ``fetch`` takes: latents ``[chunk, h, w, E]`` that may not be ready yet.
+        """
         chunks = []
         for first in range(0, len(frames), self.chunk):
             # The last chunk repeats the last frame until it is full: one size, one program.
@@ -186,7 +193,15 @@ class FrameEncoder:
 
     @staticmethod
     def fetch(chunks: list[Array], num_frames: int) -> Float16[np.ndarray, "{num_frames} h w E"]:
-        """The latents of the frames that ``start`` was given, when they are ready."""
+        """The latents of the frames that ``start`` was given, when they are ready.
+
+        Args:
+          chunks: what ``start`` returned, ``[chunk, h, w, E]`` each.
+          num_frames: how many it was given.
+
+        Returns:
+          One array of all.
+        """
         return np.concatenate([np.asarray(chunk) for chunk in chunks])[:num_frames]
 
 

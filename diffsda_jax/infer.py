@@ -30,7 +30,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program."""
+        """Ends the program with one line.
+
+        Raises:
+          SystemExit: always, with status 2.
+        """
         fail(f"{message}; see {self.prog} --help.")
 
 
@@ -325,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status.
+
+    Raises:
+      SystemExit: with status 2, after that line.
     """
     options = make_parser().parse_args(arguments)
     use_compilation_cache()

@@ -74,7 +74,11 @@ PROCESS_ID = flags.DEFINE_integer(
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; a mistake ends in one line that says what is known instead."""
+    """Parses the command line; a mistake ends in one line that says what is known instead.
+
+    Raises:
+      SystemExit: with status 2, after that line.
+    """
     from diffsda_jax import config as configuration
 
     try:
@@ -96,7 +100,11 @@ def config_path(argv: Sequence[str]) -> str | None:
 
 
 def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
-    """Imports what a mode needs, and runs it; an interrupted training ends the program."""
+    """Imports what a mode needs, and runs it.
+
+    Raises:
+      SystemExit: a training was interrupted, with the status of that.
+    """
     if mode == "plan" and TOPOLOGY.value is not None:
         from diffsda_jax import topology_plan
 
@@ -139,7 +147,11 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs one mode; what a user can mend ends in one line, not in a traceback."""
+    """Runs the mode that the flags name; what a user can mend ends in one line, not in a traceback.
+
+    Raises:
+      SystemExit: with status 2, after that line.
+    """
     if len(argv) > 1:
         fail(f"unknown argument {argv[1]!r}; options start with --, see --help.")
     if CONFIG.value is None:
@@ -199,7 +211,11 @@ def check_processes(mode: str, config: ConfigDict, workdir: str | None) -> None:
 
 
 def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
-    """Runs one mode; what a user can mend ends in one line, not in a traceback."""
+    """Runs one mode; what a user can mend ends in one line, not in a traceback.
+
+    Raises:
+      SystemExit: with status 2, after that line.
+    """
     from diffsda_jax.train.loop import NonFiniteLossError
 
     try:

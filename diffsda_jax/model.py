@@ -104,7 +104,11 @@ class ModelSpec:
     sigma_identity: float = 0.0
 
     def __post_init__(self):
-        """Checks values; raises ValueError naming the field, the value and what is allowed."""
+        """Checks values.
+
+        Raises:
+          ValueError: one that is not allowed, with the field and what is.
+        """
         choices = {
             "kind": KINDS,
             "recurrence": RECURRENCES,
@@ -322,7 +326,7 @@ class DiffSDAModel(nn.Module):
     def __call__(
         self, x_clean: Float[Array, "B V *event"], sigma: Float[Array, "B V"]
     ) -> Float[Array, "B V *event"]:
-        """Encodes and denoises once; what ``init`` traces."""
+        """Encodes and denoises once, at noise levels ``sigma``; what ``init`` traces."""
         return self.denoise(x_clean, sigma, self.encode(x_clean))
 
 

@@ -15,7 +15,7 @@ DAMAGE += (MemoryError, OverflowError, tokenize.TokenError, zipfile.BadZipFile, 
 
 
 def read_arrays(path: Path | epath.Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by their names; nothing in it is run.
+    """The arrays of an ``.npz`` file by their names, in their shapes; nothing in it is run.
 
     Args:
       path: the file.

@@ -58,7 +58,8 @@ class DiffSDA(MediaCodec):
         """Decodes sequences from their own factors, or given factors.
 
         Args:
-          x: as ``read`` takes it, or ``Factors``.
+          x: B sequences as ``read`` takes them (files, or arrays such as ``[B, V, ...]``), or
+            ``Factors``.
           start: noise to decode from: ``"random"`` (what the factors hold), ``"zero"`` (what is
             typical of them, without flicker between steps) or ``"inverted"`` (that of the data
             themselves, nearly lossless).
@@ -158,7 +159,8 @@ class DiffSDA(MediaCodec):
         """Moves sequences along directions of one of their factors.
 
         Args:
-          x: B sequences, as ``read`` takes them, or ``Factors``; None = one sample of the prior.
+          x: B sequences, as ``read`` takes them (files, or arrays such as ``[B, V, ...]``), or
+            ``Factors``; None = one sample of the prior.
           factor: ``"static"`` or ``"dynamic"``, which moves at all steps alike.
           along: how directions are found, as by ``--mode=explore``: ``"pca"``, ``"ica"``,
             ``"varimax"``; or ``"dimensions"``: the factor's own, the first ``num_components``.
@@ -166,7 +168,7 @@ class DiffSDA(MediaCodec):
           num_places: A on each direction, evenly spaced; the middle one of an odd number is the
             sequence itself.
           reach: of the last place, in standard deviations of the codes along the direction.
-          codes: what directions are fitted to: ``Factors``, or sequences as ``read`` takes them;
+          codes: what directions are fitted to: ``Factors``, or any sequences ``[N, V, ...]``;
             None = the components that ``--mode=explore`` wrote for this checkpoint (``"pca"``), or
             else those of samples of the prior, or else of ``x``.
           start: see ``reconstruct``; all places of a sequence have one noise.

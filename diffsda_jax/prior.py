@@ -105,7 +105,11 @@ class LossOptions:
     train: bool = True
 
     def __post_init__(self):
-        """Raises ValueError for shares that are none."""
+        """Checks the shares.
+
+        Raises:
+          ValueError: they are none.
+        """
         if min(self.equal_share, self.clean_share) < 0 or (
             self.equal_share + 2 * self.clean_share > 1 + 1e-9
         ):
@@ -286,7 +290,11 @@ def sample_factors(
 
 
 def check_sampler(sampler: samplers.SamplerSpec) -> None:
-    """Raises ValueError for a sampler of distilled models, which priors are not."""
+    """Refuses a sampler of distilled models, which priors are not.
+
+    Raises:
+      ValueError: the sampler's solver is for them.
+    """
     if sampler.solver not in samplers.SOLVERS:
         raise ValueError(
             f"prior.solver is {sampler.solver!r}, which is for distilled models; allowed: "

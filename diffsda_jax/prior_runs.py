@@ -287,7 +287,8 @@ def encode(
       advance: is told how many windows are done.
 
     Yields:
-      The number of a shard, and its ``static``, ``dynamic`` and ``length``.
+      The number of a shard, and of its N windows ``static`` ``[N, S]``, ``dynamic`` ``[N, V, D]``
+      and ``length`` ``[N]``.
     """
     config = experiment.config
     mesh = configuration.make_mesh(config.mesh)

@@ -52,7 +52,11 @@ class PriorSpec:
     chain: str = "ddim"
 
     def __post_init__(self):
-        """Checks values; raises ValueError naming the field, the value and what is allowed."""
+        """Checks values.
+
+        Raises:
+          ValueError: one that is not allowed, with the field and what is.
+        """
         for field, allowed in {"form": FORMS, "chain": CHAINS}.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(

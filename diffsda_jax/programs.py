@@ -23,7 +23,7 @@ def encode(
 
 @functools.partial(jax.jit, static_argnums=0)
 def denoise(spec: ModelSpec, variables: Any, x: Array, sigma: Array, factors: Factors) -> Array:
-    """The expected clean sequences, ``sigma`` being ``[B, V]``; see ``Codec.denoise``."""
+    """The expected clean sequences at noise levels ``sigma`` ``[B, V]``; see ``Codec.denoise``."""
     return make_model(spec).apply(variables, x, sigma, factors, method="denoise")
 
 

@@ -88,7 +88,9 @@ def decode_windows(
     seed: int = 0,
     progress: bool = False,
 ) -> list[np.ndarray]:
-    """Normalised sequences from factors; steps do not see each other, so windows change nothing.
+    """Normalised sequences ``[V, ...]`` of factors, by windows.
+
+    Steps do not see each other, so windows change nothing.
 
     Args:
       model: of the factors.
@@ -111,7 +113,7 @@ def decode_windows(
 def invert_windows(
     model: Codec, steps: Steps, factors: Factors, size: int | None, batch_size: int
 ) -> list[np.ndarray]:
-    """The noise that ``decode_windows`` gives sequences back from; see there."""
+    """The noise ``[V, ...]`` from which ``decode_windows`` gives each sequence back; see there."""
 
     def run(group: list[tuple[int, Window]], rows: int, width: int) -> np.ndarray:
         x = _fill([steps[w.sequence][w.start : w.stop] for _, w in group], rows, width)
@@ -192,7 +194,7 @@ def draw_noise(
     """Unit-variance noise ``[V, *shape]`` for each sequence, whatever batch it is in.
 
     Args:
-      lengths: steps of each.
+      lengths: steps of each, ``[B]``.
       shape: of a step.
       seed: of all.
       noise_of: number of the noise of each; None = its place. The same number and a shorter length

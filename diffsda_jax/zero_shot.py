@@ -60,7 +60,7 @@ class EncodedFrames(Source):
         return self._source.last_start(index)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation per channel over some clips; of the training split, as asked.
+        """Mean and standard deviation ``[E]`` of the channels, over some clips of this split.
 
         For weights that were released without the statistics of their latents.
         """

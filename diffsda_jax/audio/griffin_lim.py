@@ -84,7 +84,8 @@ def improve_phase(carry: tuple[Array, Array], magnitude: Array, spec: Spec, mome
     """One step of fast Griffin-Lim.
 
     Args:
-      carry: the spectrum whose phase is taken, and the last consistent spectrum.
+      carry: the spectrum whose phase is taken, and the last consistent spectrum, both of the shape
+        of ``magnitude``.
       magnitude: the one that is wanted, ``[B, V, n_fft / 2 + 1]``.
       spec: the framing.
       momentum: see ``griffin_lim``.
@@ -98,7 +99,7 @@ def improve_phase(carry: tuple[Array, Array], magnitude: Array, spec: Spec, mome
 
 
 def with_phase(magnitude: Array, spectrum: Array) -> Array:
-    """``magnitude`` with the phases of ``spectrum``."""
+    """``magnitude`` with the phases of ``spectrum``, all ``[B, V, n_fft / 2 + 1]``."""
     return magnitude * spectrum / jnp.maximum(jnp.abs(spectrum), _TINY)
 
 

@@ -10,7 +10,11 @@ from diffsda_jax.convert.released import CONFIGS, config_of
 
 
 def parse_frame_size(text: str) -> tuple[int, int]:
-    """``"HxW"`` as two integers."""
+    """``"HxW"`` as two integers.
+
+    Raises:
+      ArgumentTypeError: the text is something else.
+    """
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 48x64")

@@ -46,7 +46,11 @@ class Reader:
         self.shapes = shapes
 
     def size(self, key: str, axis: int, rank: int, what: str) -> int:
-        """Size of one axis of a tensor of known rank."""
+        """Size of one axis of a tensor of known rank.
+
+        Raises:
+          ValueError: there is no such tensor, or it is of another rank.
+        """
         if key not in self.shapes:
             raise ValueError(
                 f"The state dict has no key {key!r}, from which {what} is read; is the file whole, "
@@ -60,7 +64,11 @@ class Reader:
         return shape[axis]
 
     def multiple(self, key: str, channels: int, what: str) -> int:
-        """Output width of a convolution in base widths."""
+        """Output width of a convolution in base widths.
+
+        Raises:
+          ValueError: as for ``size``, or the width is no multiple.
+        """
         width = self.size(key, 0, 4, what)
         if width % channels:
             raise ValueError(

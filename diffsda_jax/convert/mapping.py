@@ -179,5 +179,5 @@ def _block(
 
 
 def to_layout(array: np.ndarray, layout: str) -> np.ndarray:
-    """A float32 array of the state dict in the layout used here."""
+    """An array of the state dict, of any shape, as float32 in the shape of the layout used here."""
     return np.ascontiguousarray(LAYOUTS[layout](array), dtype=np.float32)

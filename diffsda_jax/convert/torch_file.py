@@ -62,7 +62,7 @@ class StateDict(NamedTuple):
     """The tensors of a file.
 
     Attributes:
-      tensors: name -> array, without the prefix ``module.``.
+      tensors: name, without the prefix ``module.`` -> array of the tensor's own shape.
       entry: where in the file they lay, ``""`` for the top, parts joined by ``/``.
       other_entries: other places of the file that hold tensors.
       stripped: number of names from which ``module.`` was taken.

@@ -111,6 +111,7 @@ def convert_state_dict(
       factor_dims: as for ``convert_file``.
 
     Raises:
+      ConversionError: keys that are missing or contradict each other; with the report.
       ValueError: as for ``convert_file``.
     """
     tensors = state.tensors

@@ -85,6 +85,7 @@ def read_slice(path: Path, start: int, count: int, sample_rate_hz: int) -> Float
     Raises:
         BrokenItemError: a sample is missing, cannot be decoded or is not finite.
         ImportError: soundfile is missing.
+        ValueError: a rate below 1 Hz.
     """
     with _opened(path) as file:
         up, down = _ratio(file.samplerate, sample_rate_hz)
@@ -111,6 +112,9 @@ def resample(
 
     Returns:
         `resampled_length(N, from_hz, to_hz)` samples.
+
+    Raises:
+        ValueError: a rate below 1 Hz.
     """
     up, down = _ratio(from_hz, to_hz)
     if up == down or not samples.size:
@@ -121,7 +125,11 @@ def resample(
 
 
 def resampled_length(num_samples: int, from_hz: int, to_hz: int) -> int:
-    """Number of samples after `resample`."""
+    """Number of samples after `resample`.
+
+    Raises:
+        ValueError: a rate below 1 Hz.
+    """
     up, down = _ratio(from_hz, to_hz)
     return -(-num_samples * up // down)
 
@@ -137,7 +145,11 @@ def is_clipped(samples: Float32[np.ndarray, "N"]) -> bool:
 
 
 def import_soundfile() -> Any:
-    """The package soundfile, or an ImportError that says how to get it."""
+    """The package soundfile.
+
+    Raises:
+        ImportError: it is missing; the error says how to get it.
+    """
     try:
         import soundfile
     except (ImportError, OSError):  # OSError: the package is there, its library is not

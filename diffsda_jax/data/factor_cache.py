@@ -205,7 +205,7 @@ class FactorCache:
         static: between s in the model's units and s of mean 0 and standard deviation 1.
         dynamic: the same of d, over all real steps.
         padded: some sequences have padding.
-        shards: arrays of records.
+        shards: arrays `[rows]` of records, with fields of s, d and the length of a sequence.
     """
 
     folder: Path

@@ -50,7 +50,11 @@ def check_format(kind: str, path: Path, name: str | None = None) -> str:
 
 
 def check_new(folder: Path) -> None:
-    """Raises ValueError for a folder that holds images, which new frames would mix with."""
+    """Refuses a folder that new frames would mix in with others.
+
+    Raises:
+        ValueError: it holds images.
+    """
     if folder.is_dir() and list_images(folder):
         raise ValueError(f"folder {folder} holds images already: give a new or empty one.")
 

@@ -91,7 +91,8 @@ def make_batch(
         normalizer: see `transforms.Normalizer`.
 
     Returns:
-        What `make_element` makes of each, with a leading axis B.
+        What `make_element` makes of each, with a leading axis B: `x` `[B, V, ...]`, `mask` and
+        `length` `[B]`, and labels `[B]`.
 
     Raises:
         BrokenItemError: one of the items cannot be read.
@@ -362,7 +363,8 @@ def load_arrays(
         seed: of what the source itself draws.
 
     Returns:
-        The keys of `make_element` with a leading axis of the number of elements.
+        The keys of `make_element` with a leading axis of the number N of elements: `x`
+        `[N, V, ...]`, and so on.
 
     Raises:
         ValueError: nothing to load, a bad value, or too many broken items.

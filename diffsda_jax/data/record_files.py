@@ -48,7 +48,11 @@ class ClipEntry:
     labels: dict[str, str]
 
     def __post_init__(self):
-        """Refuses a split, a number of frames or a label that cannot be."""
+        """Refuses what cannot be.
+
+        Raises:
+            ValueError: an unknown split or kind of label, or no frames.
+        """
         if self.split not in SPLITS:
             raise ValueError(f"split {self.split!r} of clip {self.name}: use one of {SPLITS}")
         if self.frames < 1:
@@ -91,7 +95,11 @@ class Shard:
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "Shard":
-        """Reads a part; the data file must be there in the size that it had."""
+        """Reads a part; the data file must be there in the size that it had.
+
+        Raises:
+            ValueError: one of the two files is missing or damaged.
+        """
         values = load_json(folder / (name + INDEX))
         try:
             clips = [ClipEntry(**clip) for clip in values.pop("clips")]
@@ -134,7 +142,15 @@ class OpenShard:
         self._sums = np.zeros((2, frame_shape[-1]))
 
     def write(self, entry: ClipEntry, latents: np.ndarray) -> None:
-        """Adds a clip."""
+        """Adds a clip.
+
+        Args:
+            entry: what the index is to say of it.
+            latents: float16 `[frames, h, w, c]`.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
         for start in range(0, entry.frames, FRAMES_PER_RECORD):
             with _disk_errors(self._part):
                 self._writer.write(latents[start : start + FRAMES_PER_RECORD].tobytes())
@@ -144,7 +160,11 @@ class OpenShard:
         self.clips.append(entry)
 
     def commit(self) -> Shard:
-        """Puts first the data file in its place and then the part of the index that counts it."""
+        """Puts first the data file in its place and then the part of the index that counts it.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
         with _disk_errors(self._part):
             self._writer.close()
         size = self._part.stat().st_size
@@ -207,7 +227,11 @@ def _checksum(values: Mapping[str, Any]) -> int:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Reads a file of a folder of latents."""
+    """Reads a file of a folder of latents.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
     try:
         return read_json(path)
     except FileNotFoundError:
@@ -222,7 +246,11 @@ def shard_names(folder: Path) -> list[str]:
 
 
 def check_format(folder: Path, values: Mapping[str, Any]) -> None:
-    """Refuses a folder that another version wrote."""
+    """Refuses a folder that another version wrote.
+
+    Raises:
+        ValueError: its format is another one.
+    """
     if values.get("format") != FORMAT:
         raise ValueError(
             f"latents in {folder} have format {values.get('format')!r}, this version reads "
@@ -231,7 +259,11 @@ def check_format(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def settle_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the facts of a new folder, or holds those of an old one against them."""
+    """Writes the facts of a new folder, or holds those of an old one against them.
+
+    Raises:
+        ValueError: they differ, or the folder holds shards without facts.
+    """
     path = folder / FACTS
     if not path.is_file():
         if strange := sorted(p.name for p in folder.iterdir() if _SHARD.fullmatch(p.stem)):

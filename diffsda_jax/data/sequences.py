@@ -87,7 +87,9 @@ class Sequences:
         feature_names: Sequence[str] | None = None,
         columns: Columns | None = None,
     ) -> "Sequences":
-        """Makes a batch of arrays `[V, ...]` of any lengths; see the attributes.
+        """Makes a batch of arrays `[V, ...]` of any lengths, `rates` in steps a second.
+
+        The other arguments are as the attributes.
 
         Raises:
             ValueError: steps of different shapes.

@@ -17,7 +17,11 @@ _PER_STEP = ("x", "mask", "position")
 
 
 def check_length(length: int, mode: str) -> None:
-    """Raises ValueError for a length under 1 or an unknown length mode."""
+    """Refuses options of `fit_length`.
+
+    Raises:
+        ValueError: a length under 1, or an unknown length mode.
+    """
     if mode not in LENGTH_MODES:
         raise ValueError(f"length_mode {mode!r}: use one of {LENGTH_MODES}")
     if length < 1:
@@ -270,7 +274,11 @@ def normalizer_from_sums(
 
 
 def check_finite(element: dict[str, Any], source: Source, index: int) -> None:
-    """Raises ValueError naming item, step and feature when an observed value is not finite."""
+    """Refuses an element with an observed value that is not finite.
+
+    Raises:
+        ValueError: there is one; with item, step and feature.
+    """
     x, mask = element["x"], element.get("mask")
     bad = ~np.isfinite(x)
     if mask is not None:

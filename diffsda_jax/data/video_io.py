@@ -182,7 +182,11 @@ def _check_reach(count: int, indices: Sequence[int]) -> None:
 
 
 def import_av() -> Any:
-    """PyAV, or an ImportError that says how to get it."""
+    """The package PyAV.
+
+    Raises:
+        ImportError: it is missing; the error says how to get it.
+    """
     try:
         import av
     except ImportError:

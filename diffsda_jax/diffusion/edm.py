@@ -114,8 +114,8 @@ def sample_sigma(
         (in EDM the time is sigma itself).
       p_mean: mean of ln sigma.
       p_std: standard deviation of ln sigma.
-      sigma_min: lower end for ``"uniform"``.
-      sigma_max: upper end for ``"uniform"``.
+      sigma_min: lowest noise level of ``"uniform"``.
+      sigma_max: highest noise level of ``"uniform"``.
 
     Returns:
       Noise levels of the given shape, float32.
@@ -136,7 +136,10 @@ def sample_sigma(
 
 
 def expand(value: Array, rank: int) -> Array:
-    """Appends axes of size one to ``value`` up to ``rank`` axes, so that it broadcasts per item."""
+    """Appends axes of size one to ``value``, ``[B]`` or ``[B, V]``, up to ``rank`` axes.
+
+    So it broadcasts per item or per step.
+    """
     return value.reshape(value.shape + (1,) * (rank - value.ndim))
 
 

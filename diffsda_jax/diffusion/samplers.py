@@ -43,7 +43,11 @@ class SamplerSpec:
     rho: float | None = None
 
     def __post_init__(self):
-        """Checks values; raises ValueError naming the field, the value and what is allowed."""
+        """Checks values.
+
+        Raises:
+          ValueError: one that is not allowed, with the field and what is.
+        """
         check_solver(self.solver, self.eta)
         if self.num_steps < 2:
             raise ValueError(f"num_steps is {self.num_steps}; a sampler needs at least 2 steps.")
@@ -61,7 +65,7 @@ class SamplerSpec:
         return other.get(self.solver, self.num_steps)
 
     def levels(self, sigma_min: float, sigma_max: float, rho: float) -> dict[str, float]:
-        """The arguments of ``schedules.sigma_grid``: the sampler's own, else these of the model."""
+        """The noise levels for ``schedules.sigma_grid``: the sampler's own, else the model's."""
         own = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
         model = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
         return {name: model[name] if own[name] is None else own[name] for name in own}

@@ -18,7 +18,7 @@ def sigma_grid(
       rho: how strongly steps crowd at low noise.
 
     Returns:
-      ``[N + 1]`` float64, from ``sigma_max`` to 0.
+      Noise levels ``[N + 1]``, float64, from ``sigma_max`` to 0.
 
     Raises:
       ValueError: fewer than two steps, or levels out of order.
@@ -51,7 +51,7 @@ def inversion_grid(
       sigma_min: the lowest level of the sampling grid.
       sigma_max: the last level.
       rho: as in ``sigma_grid``.
-      sigma_start: what stands for zero, where the ODE's slope is not defined.
+      sigma_start: level that stands for zero, where the ODE's slope is not defined.
 
     Returns:
       ``[N + 1]`` float64, from ``sigma_start`` to ``sigma_max``.

@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless a value is among the allowed ones."""
+    """Refuses a value that is not among the allowed ones.
+
+    Raises:
+      ValueError: with the name, the value and what is allowed.
+    """
     if value not in allowed:
         raise ValueError(
             f"{name}: unknown value {value!r}; allowed are {', '.join(allowed)}; choose one of "

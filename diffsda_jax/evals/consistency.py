@@ -80,8 +80,8 @@ def half_clips(
       mask: True = observed.
 
     Returns:
-      ``(halves, index)``: ``(x, length, mask)`` of either half, padded with 0, and the places of
-      the clips, those of 4 steps or more.
+      ``(halves, index)``: ``(x, length, mask)`` of either half, in the shapes of the arguments and
+      padded with 0, and the places of the clips, those of 4 steps or more.
     """
     num_clips, num_steps = x.shape[:2]
     real = np.full(num_clips, num_steps) if length is None else np.asarray(length)

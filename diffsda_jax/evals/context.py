@@ -215,7 +215,17 @@ class Context(Domain):
         dynamic_index: np.ndarray,
         start: str | None = None,
     ) -> Clips:
-        """Clips from mixed factors, from some start noise (None: that of the settings)."""
+        """Clips from mixed factors.
+
+        Args:
+          factors: of B clips.
+          static_index: test clip of each static factor, ``[B]``.
+          dynamic_index: test clip of each dynamic factor, ``[B]``.
+          start: noise to decode from; None = that of the settings.
+
+        Returns:
+          The clips.
+        """
         noise = make_start(
             self.model,
             start or self.settings.start,

@@ -40,7 +40,7 @@ class Codes:
     step: Integer[np.ndarray, " P"] | None = None
 
     def take(self, index: np.ndarray) -> "Codes":
-        """Some of them, by their places or by a mask."""
+        """Some of them, by their places ``[M]`` or by a mask ``[P]``."""
         step = None if self.step is None else self.step[index]
         return Codes(self.values[index], self.sequence[index], step)
 

@@ -152,7 +152,15 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def arrays_of(report: FactorReport) -> dict[str, np.ndarray]:
-    """What a program needs to move codes along the components, for one ``.npz`` file."""
+    """What a program needs to move codes along the components, for one ``.npz`` file.
+
+    Args:
+      report: of one factor.
+
+    Returns:
+      By names that begin with the factor's: ``mean`` and ``std`` ``[E]`` of the codes, for K
+      components ``directions`` ``[K, E]``, ``spread``, ``share`` and ``names`` ``[K]``.
+    """
     components = report.components
     arrays = {
         "mean": components.mean,

@@ -270,7 +270,7 @@ class FactorScale:
         )
 
     def apply(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Static and dynamic factors in these units, the latter 0 at padding."""
+        """Static ``[B, S]`` and dynamic ``[B, V, D]`` in these units, the latter 0 at padding."""
         (mean_s, std_s), (mean_d, std_d) = self._static, self._dynamic
         dynamic = (np.asarray(batch.factors.dynamic) - mean_d) / std_d
         valid = valid_steps(*dynamic.shape[:2], batch.length)[..., None]

@@ -32,7 +32,7 @@ class SequenceModel(Protocol):
         """Clips from factors; ``start`` is unit-variance noise shaped like the clips."""
 
     def invert(self, x: Any, factors: Factors, num_steps: int = 32) -> Any:
-        """Unit-variance ``x_T`` from which ``decode`` gives ``x`` back."""
+        """Unit-variance ``x_T``, of the shape of ``x``, from which ``decode`` gives ``x`` back."""
 
 
 @runtime_checkable
@@ -47,7 +47,10 @@ class FactorPrior(Protocol):
     def sample(
         self, count: int, length: int | None = None, *, seed: int = 0, lengths: Any = None
     ) -> Factors:
-        """Both factors of ``count`` sequences of ``length`` steps (None: as in training)."""
+        """Both factors of B = ``count`` sequences of ``length`` steps (None: as in training).
+
+        ``lengths``, ``[B]``, as above.
+        """
 
     def sample_dynamic(
         self, static: Any, length: int | None = None, *, seed: int = 0, lengths: Any = None

@@ -46,7 +46,15 @@ def disentanglement(context: Context) -> Outcome:
 
 
 def clip_codes(factors: Factors, length: np.ndarray | None) -> Codes:
-    """Each static code, and the course of each dynamic code as means over parts of the clip."""
+    """Each static code, and the course of each dynamic code as means over parts of the clip.
+
+    Args:
+      factors: of B clips.
+      length: number of real steps ``[B]``; None is all.
+
+    Returns:
+      The codes of every clip.
+    """
     static = np.asarray(factors.static)
     course = measure.segment_means(np.asarray(factors.dynamic), length)
     num_clips, num_parts, num_dynamic = course.shape

@@ -58,7 +58,14 @@ class NetworkOptions:
     batch_size: int = 32
 
     def check(self, name: str) -> None:
-        """Raises ValueError, naming the option, for a value that is not allowed."""
+        """Checks values.
+
+        Args:
+          name: what errors call these options.
+
+        Raises:
+          ValueError: one that is not allowed, with the option and what is.
+        """
         check_choice(f"{name}.layout", self.layout, ("NCHW", "NHWC"))
         check_choice(f"{name}.color", self.color, ("RGB", "BGR"))
         check_choice(f"{name}.alignment", self.alignment, ("none", "crop", "landmarks5"))

@@ -106,7 +106,20 @@ def load_networks(
 def load_network(
     options: NetworkOptions, role: str, aligner: FrameNetwork | None = None
 ) -> FrameNetwork:
-    """One network, from an ONNX file or a Python function; see `load_networks` for the errors."""
+    """One network, from an ONNX file or a Python function.
+
+    Args:
+      options: where it is and what it takes.
+      role: what it is for, one of the names of `load_networks`.
+      aligner: network of landmarks, for those that see aligned faces.
+
+    Returns:
+      The network.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: an option that is not allowed, or a network that does not fit them.
+    """
     name = f"eval.networks.{role}"
     wanted = READINGS[1:] if role == "landmarks" else READINGS[:1]
     check_choice(f"{name}.reading", options.reading, wanted)
@@ -121,7 +134,12 @@ def load_network(
 
 
 def load_clip_network(options: NetworkOptions) -> ClipNetwork:
-    """A Python function that embeds clips; see `load_networks` for the errors."""
+    """A Python function that embeds clips.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: an option that is not allowed, or no such function.
+    """
     name = "eval.networks.clip_features"
     options.check(name)
     if ":" not in options.path:

@@ -64,7 +64,7 @@ class OnnxFile:
         self._outputs = [_find_output(output, known, name) for output in outputs]
 
     def run(self, images: Float[np.ndarray, "N H W 3"]) -> list[np.ndarray]:
-        """The wanted outputs, float32, of pictures that are normalised and in order.
+        """The wanted outputs ``[N, ...]``, float32, of pictures that are normalised and in order.
 
         Raises:
           ValueError: the network fails on them.

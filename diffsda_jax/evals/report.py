@@ -145,7 +145,7 @@ def captions_for(
 
     Args:
       describe: labels and their names by kind of label.
-      index: chosen clips.
+      index: chosen clips, ``[K]``.
     """
     texts = []
     for clip in index:

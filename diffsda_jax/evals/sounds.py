@@ -96,7 +96,7 @@ def swapped_recordings(context: Context, count: int) -> tuple[list[np.ndarray], 
       count: swaps at most; a recording of the only speaker has no partner.
 
     Returns:
-      For every swap the places of the chunks of the first, and those of the second.
+      For every swap the places of the chunks of the first, ``[chunks]``, and those of the second.
     """
     group = context.test.get("group", np.arange(len(context.test["x"])))[context.trial]
     places = [context.trial[group == name] for name in np.unique(group)]

@@ -143,6 +143,9 @@ def reconstruct(
 
     ``start="random"`` shows what the codes hold; ``start="inverted"`` starts from the clips' own
     ``x_T`` and is nearly lossless by construction.
+
+    Raises:
+      ValueError: another start.
     """
     if start not in ("random", "inverted"):
         raise ValueError(f"start={start!r}; allowed are random, inverted; choose one of them.")
@@ -183,6 +186,9 @@ def keep_one_factor(factors: Factors, mean: Factors, keep: str) -> Factors:
       factors: of the clips, batch B.
       mean: from `mean_factors`, batch 1.
       keep: ``static`` or ``dynamic``.
+
+    Raises:
+      ValueError: another factor to keep.
     """
     if keep not in ("static", "dynamic"):
         raise ValueError(f"keep={keep!r}; allowed are static, dynamic; choose one of them.")

@@ -35,8 +35,7 @@ class ProbeSpec:
     """One supervised probe.
 
     Attributes:
-      kind: ``classes`` (from s), ``regression`` (block by block from s and d) or ``binary`` (from
-        s and the whole course of d).
+      kind: ``classes`` (from s), ``regression`` (blocks of s and d), ``binary`` (s, all of d).
       hidden: widths of the hidden layers; for ``binary`` of the LSTM and of the layer after it.
         None: (64,) for classes (width: own reading), (32, 8) and (32, 16) as in the paper.
       num_steps: optimiser steps of each repeat.
@@ -55,7 +54,11 @@ class ProbeSpec:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self):
-        """Check the choices and fill in the widths; ValueError for what is not allowed."""
+        """Checks the choices and fills in the widths.
+
+        Raises:
+          ValueError: one that is not allowed.
+        """
         check_choice("kind", self.kind, tuple(_HIDDEN))
         if self.hidden is None:
             object.__setattr__(self, "hidden", _HIDDEN[self.kind])

@@ -26,7 +26,8 @@ class HifiganSpec:
     Attributes:
       num_mels: features of a frame.
       channels: after the first convolution; every upsampling halves them.
-      upsample_rates: their product is the hop of the mel.
+      upsample_rates: output steps of each upsampling for one of its input; their product is the
+        hop of the mel.
       upsample_kernels: one for each rate, larger than it by an even number.
       resblock_kernels: odd; one residual block for each after every upsampling.
       resblock_dilations: of the layers of each block.
@@ -89,7 +90,7 @@ class Upsample(nn.Module):
     Attributes:
       features: channels of the output.
       kernel: taps.
-      rate: stride.
+      rate: output steps for one of the input.
     """
 
     features: int

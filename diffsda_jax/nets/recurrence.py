@@ -242,6 +242,9 @@ class Recurrence(nn.Module):
         """Returns what s is read from and what d is, ``[B, V, H]``.
 
         P is H (``"lstm"``) or 2 H; there is one such vector, or one for each step.
+
+        Raises:
+          ValueError: an unknown kind.
         """
         valid = valid_steps(length, x.shape[0], x.shape[1])
         size, bfloat16 = self.features, self.bfloat16

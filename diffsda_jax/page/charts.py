@@ -76,7 +76,7 @@ def axis_of(values: Sequence[np.ndarray], label: str, log: bool = False) -> Axis
     """An axis that shows all finite values, with some room at both ends of a linear one.
 
     Args:
-      values: of all lines; a logarithmic axis takes positive ones only.
+      values: of each line, of any shape; a logarithmic axis takes positive ones only.
       label: beside the axis.
       log: as `Axis.log`, where all values are positive.
     """

@@ -34,7 +34,11 @@ class Metric:
     better: str = ""
 
     def __post_init__(self):
-        """Raises ValueError for an unknown direction."""
+        """Checks the direction.
+
+        Raises:
+          ValueError: it is unknown.
+        """
         if self.better not in BETTER:
             raise ValueError(unknown_name_message("better", self.better, BETTER))
 
@@ -72,7 +76,11 @@ class Study:
     lines: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        """Raises ValueError for a study that cannot be run or drawn."""
+        """Checks the fields.
+
+        Raises:
+          ValueError: the study cannot be run or drawn.
+        """
         for field in ("variants", "metrics", "seeds", "modes"):
             if not getattr(self, field):
                 raise ValueError(f"study {self.title!r}: {field} is empty; give one or more.")

@@ -90,7 +90,7 @@ class Checkpointer:
         """Returns when everything saved so far is on disk, with its checksums.
 
         Raises:
-          OSError: the save failed (no permission, a late clock); other errors of Orbax likewise.
+          OSError, TimeoutError: no permission, a late clock; other errors of Orbax likewise.
         """
         sealing, self._sealing = self._sealing, None
         try:
@@ -120,6 +120,7 @@ class Checkpointer:
         Raises:
           ValueError: there are steps, but none can be restored.
           IncompatibleCheckpointError: the checkpoint is of another model or optimiser.
+          FileNotFoundError: one of several processes does not find what the first one found.
         """
         self.wait()
         if not integrity.list_steps(self.directory):

@@ -48,7 +48,11 @@ class DistillOptions:
     swap_share: float = 0.5
 
     def __post_init__(self):
-        """Checks values; raises ValueError naming the option, the value and what is allowed."""
+        """Checks values.
+
+        Raises:
+          ValueError: one that is not allowed, with the option and what is.
+        """
         for name, least in (("path_steps", 2), ("horizon", 0), ("draws", 1)):
             if getattr(self, name) < least:
                 raise ValueError(

@@ -157,7 +157,7 @@ def perplexity(indices: Int[Array, "*pixels"], codebook_size: int) -> Float[Arra
 def reconstruction_loss(
     decoded: Float[Array, "N H W C"], images: Float[Array, "N H W C"], loss: FirstStageLoss
 ) -> tuple[Float[Array, ""], Metrics]:
-    """L1, and with weights above 0 L2 and the perceptual distance; each part as a metric."""
+    """L1, and with weights above 0 L2 and the perceptual distance; each part as a scalar metric."""
     metrics = {"l1": jnp.abs(decoded - images).mean()}
     total = metrics["l1"]
     if loss.l2_weight:

@@ -113,7 +113,8 @@ def prefetch_batches(
       depth: number of batches held on the devices beyond the one handed out.
 
     Yields:
-      The batch (only what the loss reads) and the position to save after using it.
+      The batch (only what the loss reads, ``x`` ``[B, V, ...]``) and the position to save after
+      using it.
 
     Raises:
       ValueError: the batch cannot be split over the devices.

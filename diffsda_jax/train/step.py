@@ -19,7 +19,7 @@ from diffsda_jax.train.state import TrainState, place_state
 BATCH_KEYS = ("x", "mask", "length")  # what the losses of sequence models read
 FACTOR_KEYS = ("static", "dynamic")  # what those of priors read besides the length
 DRAWS = "draws/"  # in a batch, before names of what ``make_draw_fn`` drew for it
-Metrics = dict[str, Array]
+Metrics = dict[str, Array]  # scalars
 LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, Metrics]]
 GradientFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Any, Metrics]]
 DrawFn = Callable[[dict[str, Any], Array], dict[str, Array]]
@@ -34,8 +34,8 @@ class LossOptions:
       distribution: of the noise level, see ``edm.sample_sigma``.
       p_mean: mean of ln sigma.
       p_std: standard deviation of ln sigma.
-      sigma_min: lower end of the uniform distribution.
-      sigma_max: upper end of the uniform distribution.
+      sigma_min: lowest noise level of the uniform distribution.
+      sigma_max: highest noise level of the uniform distribution.
       sigma_data: standard deviation of the data.
       weighting: of the squared error at each noise level, see ``edm.loss_weight``.
       noise_draws: K noisy copies of every sequence; it is encoded once for all of them.
@@ -59,7 +59,11 @@ class LossOptions:
     train: bool = True
 
     def __post_init__(self):
-        """Raises ValueError for a number out of range, or an unknown weighting."""
+        """Checks values.
+
+        Raises:
+          ValueError: a number out of range, or an unknown weighting.
+        """
         edm.loss_weight(jnp.ones(()), self.sigma_data, self.weighting)
         if self.noise_draws < 1:
             raise ValueError(f"noise_draws is {self.noise_draws}; allowed: 1 or more.")
@@ -159,7 +163,7 @@ def make_draw_fn(**options: Any) -> DrawFn:
 
 
 def jitter(values: Array, std: float, key: Array) -> Array:
-    """Adds Gaussian noise of a standard deviation; 0 leaves the values as they are."""
+    """Adds Gaussian noise of a standard deviation to values of any shape; 0 leaves them as is."""
     return values + std * jax.random.normal(key, values.shape, values.dtype) if std else values
 
 
@@ -170,7 +174,7 @@ def ema_decay(step: int | Array, half_life_examples: float, batch_size: int) -> 
     that early averages follow the parameters instead of remembering the random start.
 
     Args:
-      step: number of steps done before this one.
+      step: number of steps done before this one, a scalar.
       half_life_examples: number of examples after which a parameter's weight has halved; 0 = the
         average is the parameters themselves.
       batch_size: global batch size.
@@ -349,7 +353,7 @@ class ShardedStep:
     def __call__(
         self, state: TrainState, batch: dict[str, Array], root_key: Array
     ) -> tuple[TrainState, Metrics]:
-        """One step."""
+        """One step, on the global arrays of a batch, ``x`` being ``[B, V, ...]``."""
         return self._program(state)(state, batch, root_key, *self._fixed)
 
     def trace(self, state: Any, batch: Any, root_key: Any) -> Any:

@@ -132,7 +132,7 @@ class MetricWriter:
         arrays: Mapping[str, np.ndarray],
         num_buckets: Mapping[str, int] | None = None,
     ) -> None:
-        """Writes the distribution of each array, in 30 buckets where not told otherwise."""
+        """Writes the distribution of each array, of any shape, in 30 buckets or as many as told."""
         if self._events is None:
             return
         from tensorboardX.summary import histogram

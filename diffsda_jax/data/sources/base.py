@@ -45,7 +45,11 @@ class ElementSpec:
     masked: bool = False
 
     def __post_init__(self):
-        """Rejects a kind that does not fit the shape."""
+        """Holds kind and shape against each other.
+
+        Raises:
+            ValueError: an unknown kind, or one that does not fit the shape.
+        """
         ranks = {"video": 3, "series": 1, "audio": 0}
         if self.kind not in ranks or len(self.shape) != ranks[self.kind]:
             raise ValueError(
@@ -129,7 +133,7 @@ class Source(abc.ABC):
         return None
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Mean and standard deviation of every feature of the training split, where known."""
+        """Mean and standard deviation `[F]` of the features of the training split, where known."""
         return None
 
     def groups(self) -> np.ndarray | None:
@@ -222,7 +226,7 @@ class BatchedSource(Source):
             draws: the randomness of each, uniform in [0, 1).
 
         Returns:
-            The keys of `load` with a leading axis B; `x` may be float16.
+            The keys of `load` with a leading axis B; `x`, `[B, V, ...]`, may be float16.
 
         Raises:
             BrokenItemError: one of the items cannot be read.
@@ -268,6 +272,9 @@ def hash_split(keys: list[str], split: str, test_share: float) -> list[str]:
 
     Returns:
         The keys of `split`, sorted.
+
+    Raises:
+        ValueError: a share outside of these.
     """
     if not 0.0 < test_share < 1.0:
         raise ValueError(f"test_share={test_share}: use a share between 0 and 1")

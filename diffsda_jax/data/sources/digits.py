@@ -94,7 +94,7 @@ def render(
     Args:
         scans: intensities in [0, 1].
         positions: patch centre (row, column) in pixels; the canvas centre is `(canvas - 1) / 2`.
-        canvas: 16 (the scan at 8x8) or 32 (enlarged to 16x16).
+        canvas: side of a frame in pixels, 16 (the scan at 8x8) or 32 (enlarged to 16x16).
 
     Returns:
         Frames in [-1, 1], background -1.
@@ -192,7 +192,11 @@ class Digits(Source):
         return np.full(len(self), self.num_frames)
 
     def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Clip `index`; draws nothing from `rng`, so that a clip is the same in every epoch."""
+        """Clip `index`; draws nothing from `rng`, so that a clip is the same in every epoch.
+
+        Raises:
+            IndexError: there is no such clip.
+        """
         del rng
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")

@@ -151,7 +151,11 @@ class KnownFactors(Source):
         return (offset + gain * (0.4 * mixed + np.tanh(mixed))).astype(np.float32)
 
     def load(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Sequence `index`; draws nothing from `rng`, so that it is the same in every epoch."""
+        """Sequence `index`; draws nothing from `rng`, so that it is the same in every epoch.
+
+        Raises:
+            IndexError: there is no such sequence.
+        """
         del rng
         if not 0 <= index < len(self):
             raise IndexError(f"sequence {index} of {len(self)}")

@@ -38,8 +38,8 @@ class Latents(BatchedSource):
             split: "train" or "test".
             root: the folder of the latents.
             length: frames of an element.
-            stride: distance between them.
-            test_stride: distance in the test split; None takes `stride`.
+            stride: distance between them, in frames of the clip.
+            test_stride: the same in frames in the test split; None takes `stride`.
             repeats: times that a training epoch visits every clip.
             max_skipped_share: see `Source`.
 

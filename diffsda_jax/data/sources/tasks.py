@@ -38,7 +38,11 @@ class Task:
     metrics: tuple[str, ...]
 
     def __post_init__(self):
-        """Rejects values outside these."""
+        """Rejects values outside these.
+
+        Raises:
+            ValueError: the first of them, with what is allowed.
+        """
         for what, value, allowed in (
             ("kind", self.kind, KINDS),
             ("factors", self.factors, FACTORS),

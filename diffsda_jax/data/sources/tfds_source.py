@@ -79,6 +79,7 @@ class Tfds(Source):
         Raises:
             FileNotFoundError: no such folder, or no such data set in it.
             ValueError: a split, feature or format that is not there or cannot be read.
+            BrokenItemError: the first element is damaged, from which the shape had to be taken.
         """
         super().__init__(split, max_skipped_share)
         if kind not in KINDS:

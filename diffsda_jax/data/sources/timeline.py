@@ -31,7 +31,11 @@ def hour_text(number: int) -> str:
 
 
 def need_columns(table: Table, names: Sequence[str]) -> None:
-    """Raises ValueError naming the first of `names` that the table has no column for."""
+    """Refuses a table without the wanted columns.
+
+    Raises:
+        ValueError: the first of `names` that the table has no column for.
+    """
     for name in names:
         if name not in table.columns:
             raise ValueError(
@@ -152,7 +156,7 @@ def observed_mean(values: Float[np.ndarray, "... F"]) -> Float64[np.ndarray, " F
 def masked(
     values: Float64[np.ndarray, "V F"], fill: Float64[np.ndarray, " F"]
 ) -> dict[str, np.ndarray]:
-    """`x` float32 and `mask` of an element; `x` is `fill` where a value is missing.
+    """`x` float32 and `mask` of an element, `[V, F]`; `x` is `fill` where a value is missing.
 
     With `observed_mean` as `fill`, a place that the reference shift uncovers holds an average
     value, 0 after z-scoring, and not an outlier.
@@ -173,7 +177,11 @@ def too_much_missing(values: Float[np.ndarray, "..."], limit: float) -> str | No
 
 
 def check_options(source: str, cyclic_shift: str, **shares: float) -> None:
-    """Raises ValueError for an unknown cyclic shift or a share outside [0, 1]."""
+    """Refuses options of a source.
+
+    Raises:
+        ValueError: an unknown cyclic shift, or a share outside [0, 1].
+    """
     if cyclic_shift not in SHIFTS:
         raise ValueError(f"cyclic_shift={cyclic_shift!r} of source {source!r}: use one of {SHIFTS}")
     for name, share in shares.items():

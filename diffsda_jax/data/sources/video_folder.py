@@ -98,7 +98,7 @@ class VideoFolder(Source):
             split: "train" or "test".
             root: the folder.
             length: frames of an element.
-            stride: distance between them.
+            stride: distance between them, in frames of the clip.
             size: side of the square frames in pixels.
             test_share: share of the clips for testing, used without split folders.
             label_from: "parent" makes the name of the folder around a clip its static label.
