@@ -213,7 +213,7 @@ def _fit(source: Source, front_end: FrontEnd, target_std: float) -> Normalizer:
 
 
 def read_chunks(source: Source, index: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Elements ``index``, ``[N]``, in order, read by threads; those that cannot be are counted."""
+    """Elements at ``index`` ``[N]``, in order, read by threads; what cannot be read is counted."""
 
     def load(place: int) -> dict[str, Any] | str:
         try:

@@ -36,8 +36,8 @@ ANY_RESULTS = set("encode denoise decode invert reconstruct normalize denormaliz
 # Words of names that ask for a unit. `length` is, by the rules of the house, a number of steps.
 QUANTITIES = set(
     "rate rates frequency frequencies duration time times interval delay timeout period hop fft "
-    "window stamps sigma sigmas speed memory traffic canvas height stride horizon temperature "
-    "offset".split()
+    "window stamps sigma sigmas speed bandwidth memory traffic canvas height stride horizon gap "
+    "position positions offset shift box boxes angle angles temperature".split()
 )
 NO_QUANTITY = {"learning_rate", "sigma_data"}
 # Words of names that give the unit, or say that it is no quantity.
@@ -47,8 +47,9 @@ UNIT_WORDS = set(
 )
 UNITS = re.compile(
     r"\b(k?hz|hertz|seconds?|milliseconds?|ms|minutes?|hours?|days?|frames?|steps?|samples?"
-    r"|[kmgt]?i?bytes?|[kmgt]i?b|pixels?|positions?|percent|share|fraction|degrees?|bins?"
-    r"|noise levels?|levels?|standard deviations?|deviations?|flops?|epochs?|examples?)\b",
+    r"|[kmgt]?i?bytes?|[kmgt]i?b|pixels?|percent|share|fraction|degrees?|bins?"
+    r"|noise levels?|levels?|standard deviations?|deviations?|flops?|epochs?|examples?"
+    r"|units? of)\b",
     re.IGNORECASE,
 )
 _SIZE = r"(\*?\w+(\(\w+\))?|\.\.\.)"

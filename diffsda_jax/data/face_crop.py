@@ -47,10 +47,10 @@ def median_box(faces: Float64[np.ndarray, "V 4"]) -> Float64[np.ndarray, " 4"]:
     """The median of boxes, side by side, without the frames that hold none.
 
     Args:
-        faces: left, top, right, bottom; NaN where no face was found.
+        faces: left, top, right, bottom in pixels; NaN where no face was found.
 
     Returns:
-        Left, top, right, bottom; NaN without any face.
+        Left, top, right, bottom in pixels; NaN without any face.
     """
     found = faces[~np.isnan(faces[:, 0])]
     return np.median(found, axis=0) if len(found) else np.full(4, np.nan)

@@ -252,7 +252,7 @@ def normalizer_from_sums(
         count: number of values.
         total: their sum after taking off `shift`.
         squares: the sum of their squares after taking off `shift`.
-        shift: near the mean, so that the squares lose no digits.
+        shift: near the mean, in units of the data, so that the squares lose no digits.
         target_std: of `Normalizer`.
 
     Raises:

@@ -44,6 +44,9 @@ def box_map(
       box: left, top, right, bottom as shares of the frame.
       frame_size: height and width of the frame in pixels.
       input_size: height and width of the input in pixels.
+
+    Returns:
+      The map from pixels of the input to pixels of the frame.
     """
     low, high = np.array(box[:2], np.float64), np.array(box[2:], np.float64)
     frame, side = np.array(frame_size[::-1]), np.array(input_size[::-1])

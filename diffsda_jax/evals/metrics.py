@@ -155,7 +155,7 @@ def trajectory_error(
       x_swap: swapped clips, frames in [-1, 1].
       position_dynamic: true (row, column) in pixels in the donor of the dynamics.
       x_static: clips that give the static factor.
-      position_static: true (row, column) in those.
+      position_static: true (row, column) in pixels in those.
       length: real steps of all of these clips.
 
     Returns:

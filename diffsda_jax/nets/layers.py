@@ -156,7 +156,16 @@ def conv(
 ) -> nn.Conv:
     """Square convolution with the same padding on both sides, Xavier-uniform, zero bias.
 
-    With ``bfloat16`` both factors and the result are, and its parameters stay float32.
+    Args:
+      features: channels of the result.
+      size: side of the kernel in pixels.
+      name: of the layer.
+      stride: pixels of the input for one of the result.
+      gain: of the initialiser.
+      bfloat16: both factors and the result are; the parameters stay float32.
+
+    Returns:
+      The layer.
     """
     pad = size // 2
     return nn.Conv(

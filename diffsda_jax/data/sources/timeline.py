@@ -104,7 +104,7 @@ def read_hourly(
     Args:
         table: see `tables.read_table`.
         features: columns to read, F of them.
-        stamps: the `hour_number` of every row.
+        stamps: the `hour_number` of every row, in hours.
         start: the `hour_number` of the first step.
         hours: number of steps.
 
