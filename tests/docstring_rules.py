@@ -1,7 +1,7 @@
 """Finds public names whose docstring leaves out shapes, units or errors, from source alone.
 
-Public are modules, classes, functions and methods without a leading underscore, and of a public
-class also `__init__`, `__post_init__` and `__call__`, which its own docstring may document.
+Public are classes, functions and methods without a leading underscore, in modules without one, and
+of a public class also `__init__`, `__post_init__` and `__call__`, which its docstring may document.
 
 - docstring: every public name has one.
 - errors: an exception that the body raises is named under `Raises:`. So are those of private
