@@ -96,7 +96,13 @@ class MediaCodec(Codec):
     def form(self) -> DataForm:
         """What the data went through, as the checkpoint says; see ``data_form``."""
         workdir = None if self.origin is None else codec.find_workdir(self.origin[0])
-        return make_data_form(self.spec, self.normalizer, self.meta, workdir, *self._places)
+        form = make_data_form(self.spec, self.normalizer, self.meta, workdir, *self._places)
+        if self._places[1] and form.kind != "audio":
+            raise ValueError(
+                f"vocoder is {self._places[1]!r}, but this model is of {form.kind}, which makes no "
+                "sound; leave it out."
+            )
+        return form
 
     def read(self, x: Any, rate: float | None = None) -> Sequences:
         """Files or arrays as one batch in the units of the data; see ``DataForm.read``.

@@ -246,6 +246,9 @@ def test_device_and_precision_are_chosen(model, tmp_path):
         loaded.sample(2)
     with pytest.raises(FileNotFoundError, match="not loaded from a workdir"):
         model.sample(2)
+    mute = DiffSDA.from_checkpoint(tmp_path, vocoder="generator_v1")
+    with pytest.raises(ValueError, match="vocoder is 'generator_v1', but this model is of series"):
+        mute.reconstruct(walks(6))
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ from tensorboardX.proto.event_pb2 import Event
 from diffsda_jax import config as configuration
 from diffsda_jax import eval_setup, runs, workdirs
 from diffsda_jax import experiment as experiments
-from diffsda_jax.convert.hifigan import layers
-from diffsda_jax.nets.hifigan import HifiganSpec
 
 soundfile = pytest.importorskip("soundfile")
+
+from small_hifigan import vocoder_file  # noqa: E402
 
 RATE, SECONDS = 16_000, 1.1
 SENTENCES = {"0": "A LOW TONE", "1": "A RISING TONE", "2": "A FALLING TONE"}
@@ -142,30 +142,6 @@ def test_the_second_start_reads_the_statistics(finished, config, caplog):
         "num_samples": 12_800,
     }
     workdirs.check_workdir(finished[0], experiment)
-
-
-def vocoder_file(path, num_mels):
-    """A published generator's layout, small and random, whose hop is the mel's 256 samples."""
-    spec = HifiganSpec(
-        num_mels=num_mels,
-        channels=8,
-        upsample_rates=(16, 16),
-        upsample_kernels=(32, 32),
-        resblock_kernels=(3,),
-        resblock_dilations=((1, 3, 5),),
-    )
-    rng = np.random.default_rng(0)
-    width = {"conv_pre": (8, num_mels, 7), "ups.0": (8, 4, 32), "ups.1": (4, 2, 32)}
-    width |= {"conv_post": (1, 2, 7)}
-    tensors = {}
-    for layer in layers(spec):
-        channels = 4 if layer.source.startswith("resblocks.0") else 2
-        shape = width.get(layer.source, (channels, channels, 3))
-        bias = shape[1] if layer.source.startswith("ups") else shape[0]
-        tensors[f"{layer.source}.weight"] = rng.normal(size=shape).astype(np.float32) / 4
-        tensors[f"{layer.source}.bias"] = np.zeros(bias, np.float32)
-    np.savez(path, **tensors)
-    return path
 
 
 def with_vocoder(config, path, **data):
