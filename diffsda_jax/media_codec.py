@@ -94,7 +94,11 @@ class MediaCodec(Codec):
 
     @functools.cached_property
     def form(self) -> DataForm:
-        """What the data went through, as the checkpoint says; see ``data_form``."""
+        """What the data went through, as the checkpoint says; see ``data_form``.
+
+        Raises:
+          ValueError: a vocoder was given to a model that makes no sound.
+        """
         workdir = None if self.origin is None else codec.find_workdir(self.origin[0])
         form = make_data_form(self.spec, self.normalizer, self.meta, workdir, *self._places)
         if self._places[1] and form.kind != "audio":
