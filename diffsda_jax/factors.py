@@ -14,8 +14,7 @@ from diffsda_jax.npz_file import read_arrays
 _FIELDS = ("static", "dynamic", "lengths")
 
 
-@flax.struct.dataclass
-class Factors:
+class Factors(flax.struct.PyTreeNode):
     """Static and dynamic factors of a batch of sequences.
 
     Attributes:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float16, Num, UInt8
 from diffsda_jax import sharding
 from diffsda_jax.first_stage.nets import make_model, variable_shapes
 from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.train.integrity import hash_weights
 
 ArrayLike = Array | np.ndarray
@@ -211,12 +212,12 @@ def _in_chunks(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(spec: FirstStageSpec, variables: Any, images: Array) -> Array:
-    return make_model(spec).apply(variables, images, method="encode")
+    return applied(make_model(spec), variables, images, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(spec: FirstStageSpec, variables: Any, latents: Array) -> Array:
-    return make_model(spec).apply(variables, latents, method="decode")
+    return applied(make_model(spec), variables, latents, method="decode")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -227,7 +228,7 @@ def encode_bytes(
 
     def encode(variables: Any, frames: Array) -> Array:
         images = frames.astype(jnp.float32) / 127.5 - 1.0
-        latents = make_model(spec).apply(variables, images, method="encode")
+        latents = applied(make_model(spec), variables, images, method="encode")
         return latents.astype(jnp.float16)
 
     whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)

@@ -204,7 +204,7 @@ class Prior:
         dynamic = self._given("dynamic", dynamic, (None, self.spec.dynamic_dim))
         length = self._length(dynamic.shape[1])
         given = _given_lengths(lengths, len(dynamic), length)
-        real = valid_steps(len(dynamic), length, given.get("lengths"))[..., None]
+        real = valid_steps((len(dynamic), length), given.get("lengths"))[..., None]
         normalised = self.normalizers[1].apply(dynamic)
         given["dynamic"] = np.where(real, normalised, np.float32(0))
         return self._sample("static", len(dynamic), length, seed, given).replace(dynamic=dynamic)

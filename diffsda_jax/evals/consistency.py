@@ -90,7 +90,7 @@ def half_clips(
     halves = []
     for begin in (np.zeros_like(half), real[index] - half):
         step = np.minimum(begin[:, None] + np.arange(num_steps), num_steps - 1)
-        inside = valid_steps(len(index), num_steps, half)
+        inside = valid_steps((len(index), num_steps), half)
         parts = []
         for values in (x, mask):
             if values is None:
@@ -117,7 +117,7 @@ def cycle_errors(
       ``static_nmse`` and ``dynamic_nmse``, squared errors over the variance of what was wanted: 0
       is perfect, ``..._chance`` 1 the mean code.
     """
-    valid = valid_steps(*wanted.dynamic.shape[:2], length)
+    valid = valid_steps(wanted.dynamic.shape, length)
     errors = {}
     for name in ("static", "dynamic"):
         sides = [np.asarray(getattr(factors, name)) for factors in (found, wanted)]

@@ -166,7 +166,7 @@ class Context(Domain):
     def observed(self, index: Integer[np.ndarray, " P"]) -> Bool[np.ndarray, "P V *maskdims"]:
         """True where a value of a test clip was observed and is not padding."""
         x, _, length = self.test_clips(index)
-        return observed_values(*x.shape[:2], length, self.pick("mask", index))
+        return observed_values(x.shape, length, self.pick("mask", index))
 
     def codes(self, split: str) -> Factors:
         """Factors of all clips of ``train`` or ``test`` to be read: with one s a clip."""

@@ -64,7 +64,7 @@ def pool_over_time(
         any other is all zeros.
       length: real steps of each clip.
     """
-    use = valid_steps(*values.shape[:2], length) & np.isfinite(values).all(-1)
+    use = valid_steps(values.shape, length) & np.isfinite(values).all(-1)
     mean, spread = _mean_and_std(values, use[..., None])
     return np.concatenate([mean, spread], axis=-1)
 
@@ -78,7 +78,7 @@ def series_statistics(
     deviation over all of them, and root mean square of the differences of neighbouring steps. A
     quarter without a step, of fewer than four, has the mean of all.
     """
-    valid = valid_steps(*x.shape[:2], length)
+    valid = valid_steps(x.shape, length)
     mean, spread = _mean_and_std(x, valid[..., None])
     quarter = 4 * np.arange(x.shape[1]) // np.maximum(valid.sum(1, keepdims=True), 1)
     means = []

@@ -264,7 +264,7 @@ class FactorScale:
     def __init__(self, factors: Factors, length: Lengths | None):
         """Measures mean and spread; padding does not count."""
         static, dynamic = np.asarray(factors.static), np.asarray(factors.dynamic)
-        steps = dynamic[valid_steps(*dynamic.shape[:2], length)]
+        steps = dynamic[valid_steps(dynamic.shape, length)]
         self._static, self._dynamic = (
             (values.mean(0), np.maximum(values.std(0), 1e-6)) for values in (static, steps)
         )
@@ -273,7 +273,7 @@ class FactorScale:
         """Static and dynamic factors in these units, the latter 0 at padding."""
         (mean_s, std_s), (mean_d, std_d) = self._static, self._dynamic
         dynamic = (np.asarray(batch.factors.dynamic) - mean_d) / std_d
-        valid = valid_steps(*dynamic.shape[:2], batch.length)[..., None]
+        valid = valid_steps(dynamic.shape, batch.length)[..., None]
         return (np.asarray(batch.factors.static) - mean_s) / std_s, np.where(valid, dynamic, 0)
 
     def statistics(self, batch: Batch) -> Float[np.ndarray, "N E"]:

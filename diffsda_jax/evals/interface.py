@@ -132,23 +132,21 @@ def encode_clips(
     return Factors(static=np.concatenate(static), dynamic=np.concatenate(dynamic))
 
 
-def valid_steps(
-    num_clips: int, num_steps: int, length: Lengths | None = None
-) -> Bool[np.ndarray, "B V"]:
-    """True where a step is real, False where it is padding after the end."""
+def valid_steps(shape: tuple[int, ...], length: Lengths | None = None) -> Bool[np.ndarray, "B V"]:
+    """True where a step of ``[B, V, ...]`` is real, False where it is padding after the end."""
+    num_clips, num_steps = shape[:2]
     if length is None:
         return np.ones((num_clips, num_steps), bool)
     return np.arange(num_steps)[None, :] < np.asarray(length)[:, None]
 
 
 def observed_values(
-    num_clips: int,
-    num_steps: int,
+    shape: tuple[int, ...],
     length: Lengths | None = None,
     mask: Bool[np.ndarray, "B V *maskdims"] | None = None,
 ) -> Bool[np.ndarray, "B V *maskdims"]:
     """True where a value is observed and not padding; ``[B, V]`` without a mask."""
-    valid = valid_steps(num_clips, num_steps, length)
+    valid = valid_steps(shape, length)
     return valid if mask is None else mask & expand_mask(valid, mask.ndim)
 
 
@@ -162,5 +160,5 @@ def mean_over_steps(
     values: Float[np.ndarray, "B V D"], length: Lengths | None = None
 ) -> Float[np.ndarray, "B D"]:
     """Mean over the real steps of each sequence."""
-    valid = valid_steps(*values.shape[:2], length)[..., None]
+    valid = valid_steps(values.shape, length)[..., None]
     return np.where(valid, values, 0).sum(1) / np.maximum(valid.sum(1), 1)

@@ -83,7 +83,7 @@ def step_table(
     """
     data = getattr(context, split)
     own, dynamic = np.asarray(factors.static), np.asarray(factors.dynamic)
-    clip, step = np.nonzero(valid_steps(*dynamic.shape[:2], data.get("length")))
+    clip, step = np.nonzero(valid_steps(dynamic.shape, data.get("length")))
     chosen = _choose(len(clip), context.settings.seed)
     clip, step = clip[chosen], step[chosen]
     if "factor_static" in context.train:

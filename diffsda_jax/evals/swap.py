@@ -108,7 +108,7 @@ def make_start(
         len(x),
         batch_size,
     )
-    real = expand_mask(valid_steps(*shape[:2], length), len(shape))
+    real = expand_mask(valid_steps(shape, length), len(shape))
     return np.where(real, inverted, noise)
 
 
@@ -168,7 +168,7 @@ def reconstruction_starts(model: SequenceModel) -> tuple[str, ...]:
 def mean_factors(factors: Factors, length: Lengths | None = None) -> Factors:
     """Mean of s over the clips and mean of d over the clips and their real steps, batch of 1."""
     dynamic = np.asarray(factors.dynamic)
-    valid = valid_steps(*dynamic.shape[:2], length)
+    valid = valid_steps(dynamic.shape, length)
     mean_dynamic = dynamic[valid].mean(0)
     return Factors(
         static=np.asarray(with_one_static(factors, length).static).mean(0, keepdims=True),

@@ -125,7 +125,7 @@ def utterance_factors(
       chunks; and the place of the first chunk.
     """
     _, first, utterance = np.unique(group, return_index=True, return_inverse=True)
-    num_steps = np.maximum(valid_steps(*dynamic.shape[:2], length).sum(1), 1)  # no mean is 0 / 0
+    num_steps = np.maximum(valid_steps(dynamic.shape, length).sum(1), 1)  # no mean is 0 / 0
     total = np.bincount(utterance, weights=num_steps)
 
     def mean(values: Float[np.ndarray, "N E"]) -> Float[np.ndarray, "U E"]:
@@ -287,7 +287,7 @@ def content_features(
     Raises:
       ValueError: two chunks of an utterance have the same order, or one has no real step at all.
     """
-    valid = valid_steps(*dynamic.shape[:2], length)
+    valid = valid_steps(dynamic.shape, length)
     rows = []
     for utterance in np.unique(group):
         chunks = np.flatnonzero(group == utterance)
