@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
@@ -85,7 +86,8 @@ class Factors(flax.struct.PyTreeNode):
         path = _npz_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: getattr(self, name) for name in _FIELDS}
-        np.savez(path, **{k: np.asarray(v) for k, v in arrays.items() if v is not None})
+        given: dict[str, Any] = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
+        np.savez(path, **given)
         return path
 
     @classmethod

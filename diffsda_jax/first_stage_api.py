@@ -198,7 +198,7 @@ def _in_chunks(
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames is {chunk_frames}; it must be at least 1.")
     leading, flat = frames.shape[:-3], np.asarray(frames).reshape(-1, *frames.shape[-3:])
-    count, results = len(flat), []
+    count, results = len(flat), list[np.ndarray | Array]()
     size = min(chunk_frames, count)
     for start in range(0, count, size):
         # The last chunk repeats the last frame until it is full: no second program for the rest.

@@ -96,7 +96,8 @@ class Prior:
             )
         spec = PriorSpec.from_dict(meta[META_KEY])
         checkpoint.check_compatible(prior.variable_shapes(spec), variables)
-        normalizers = tuple(Normalizer.from_dict(meta["factors"][of]) for of in _PARTS)
+        static, dynamic = (Normalizer.from_dict(meta["factors"][of]) for of in _PARTS)
+        normalizers = (static, dynamic)
         return cls(spec, variables, normalizers, SamplerSpec.from_dict(meta["sampler"]), meta)
 
     def check_model(self, spec: ModelSpec, variables: Mapping[str, Any], weights: str) -> None:

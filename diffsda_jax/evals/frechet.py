@@ -1,5 +1,7 @@
 """How far two sets of clips lie apart, by the mean and covariance of their features."""
 
+from typing import cast
+
 import numpy as np
 from jaxtyping import Float
 
@@ -95,7 +97,9 @@ def _moments(features: Features) -> tuple[np.ndarray, np.ndarray]:
     """Mean, and R with ``R^T R`` the covariance."""
     features = np.asarray(features, np.float64)
     mean = features.mean(0)
-    return mean, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+    # NumPy's own types give this mode the result of the others.
+    root = cast(np.ndarray, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r"))
+    return mean, root
 
 
 def _mean_and_std(values: np.ndarray, use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

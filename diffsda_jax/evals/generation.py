@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Integer
 
 from diffsda_jax.evals.context import Context
 from diffsda_jax.evals.frechet import few_items_note, frechet_distance, series_statistics
-from diffsda_jax.evals.interface import Clips, Lengths, valid_steps
+from diffsda_jax.evals.interface import Clips, FactorPrior, Lengths, valid_steps
 from diffsda_jax.evals.interpolation import interpolation_scores
 from diffsda_jax.evals.sample_measures import label_distance, label_scores, memorising_ratio
 from diffsda_jax.evals.views import NO_FEATURES, View, look_at
@@ -85,6 +85,13 @@ def generation(context: Context) -> Outcome:
     return _with_chance(metrics) | interpolation_scores(context), notes
 
 
+def _prior_of(context: Context) -> FactorPrior:
+    """The prior of a context; ValueError where there is none."""
+    if context.prior is None:
+        raise ValueError(why_no_generation(context))
+    return context.prior
+
+
 def why_no_generation(context: Context) -> str | None:
     """Why nothing can be generated, or None if it can."""
     if context.prior is None:
@@ -107,7 +114,7 @@ def sample_batches(context: Context, like: Places) -> tuple[dict[str, Batch], li
       context: with a prior.
       like: test clips whose length and gaps the samples have, and whose factors are kept.
     """
-    prior, seed, steps = context.prior, context.settings.seed, context.test["x"].shape[1]
+    prior, seed, steps = _prior_of(context), context.settings.seed, context.test["x"].shape[1]
     given, how = context.test_factors[like], {"seed": seed, "lengths": context.pick("length", like)}
     ways = {
         "samples": lambda: prior.sample(len(like), steps, **how),
@@ -149,7 +156,7 @@ def sample_longer(context: Context, count: int) -> tuple[Clips | None, list[str]
     """Clips twice as long as those of the data; None, and why, where prior or model cannot."""
     steps = 2 * context.test["x"].shape[1]
     try:
-        factors = context.prior.sample(count, steps, seed=context.settings.seed)
+        factors = _prior_of(context).sample(count, steps, seed=context.settings.seed)
         return context.decode_from_noise(_checked(factors, steps)), []
     except ValueError as error:
         return None, [f"sequences longer than seen skipped: {error}"]

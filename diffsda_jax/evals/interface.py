@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jax import Array
 from jaxtyping import Bool, Float, Integer
 
 from diffsda_jax.data.transforms import expand_mask
@@ -69,7 +70,7 @@ class Sound:
     """
 
     denormalize: Callable[[Clips], Clips]
-    vocoder: Callable[[Clips], Float[np.ndarray, "B N"]]
+    vocoder: Callable[[Clips], Float[np.ndarray, "B N"] | Float[Array, "B N"]]
     sample_rate_hz: int
 
 

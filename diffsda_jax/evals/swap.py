@@ -56,7 +56,8 @@ def make_pairs(
             f"and at least 1; evaluate on more clips."
         )
     rng = np.random.default_rng(seed)
-    static_index, dynamic_index = [], []
+    static_index: list[np.ndarray] = []
+    dynamic_index: list[np.ndarray] = []
     while sum(map(len, dynamic_index)) < num_swaps:
         donors = rng.permutation(num_clips)
         dynamic_index.append(donors)

@@ -58,9 +58,9 @@ class ProbeSpec:
     def __post_init__(self):
         """Check the choices and fill in the widths; ValueError for what is not allowed."""
         check_choice("kind", self.kind, tuple(_HIDDEN))
-        if self.hidden is None:
-            object.__setattr__(self, "hidden", _HIDDEN[self.kind])
-        if self.kind == "binary" and len(self.hidden) != 2:
+        widths = _HIDDEN[self.kind] if self.hidden is None else self.hidden
+        object.__setattr__(self, "hidden", widths)
+        if self.kind == "binary" and len(widths) != 2:
             raise ValueError(
                 f"hidden: {self.hidden} for a binary probe; allowed are two widths, of the LSTM "
                 f"and of the layer after it; give for example (32, 16)."
@@ -222,7 +222,7 @@ def _fit_and_read(
     seeds: UInt[Array, " R"],
 ) -> Float[Array, "R M K"]:
     """Outputs of each repeat on the test items, after training on the training items."""
-    net = ProbeNet(spec.hidden, num_outputs)
+    net = ProbeNet(spec.hidden or (), num_outputs)
     keys = jax.vmap(jax.random.key)(seeds)
 
     def init(key: Array) -> Any:

@@ -292,8 +292,8 @@ def content_features(
     for utterance in np.unique(group):
         chunks = np.flatnonzero(group == utterance)
         places, repeats = np.unique(order[chunks], return_counts=True)
-        steps = [dynamic[chunk][valid[chunk]] for chunk in chunks[np.argsort(order[chunks])]]
-        steps = np.concatenate(steps)
+        parts = [dynamic[chunk][valid[chunk]] for chunk in chunks[np.argsort(order[chunks])]]
+        steps = np.concatenate(parts)
         if repeats.max() > 1 or not len(steps):
             raise ValueError(
                 f"content_features: utterance {utterance} has {len(chunks)} chunks at "
@@ -385,7 +385,7 @@ def _utterances(
     length: Lengths | None,
     group: Integer[np.ndarray, " N"] | None,
     **labels: Integer[np.ndarray, " N"],
-) -> tuple[Float[np.ndarray, "U S"], Float[np.ndarray, "U D"], *tuple[np.ndarray, ...]]:
+) -> tuple[np.ndarray, ...]:
     """`utterance_factors`, then each label by utterance; ValueError if its chunks disagree."""
     group = np.arange(len(static)) if group is None else group
     static, dynamic, first = utterance_factors(static, dynamic, group, length)

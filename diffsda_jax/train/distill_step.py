@@ -149,7 +149,7 @@ def _teacher_path(
     return jnp.concatenate([start[None], states])
 
 
-def _draw_places(use: DistillOptions, batch_and_steps: tuple[int, int], key: Array) -> Array:
+def _draw_places(use: DistillOptions, batch_and_steps: tuple[int, ...], key: Array) -> Array:
     """Places on the paths but for their ends, ``[K, B, V]``: some at the start, the others even."""
     shape = (use.draws, *batch_and_steps)
     place = jax.random.randint(stream(key, "place"), shape, 0, use.path_steps)

@@ -213,7 +213,7 @@ def create_first_stage_state(
     optimizer: optax.GradientTransformation,
     adversary: Adversary | None,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     key: Array,
     mesh: Mesh,
     rules: Sequence[sharding.Rule] = (),
@@ -304,7 +304,7 @@ def make_gradient(
     without an adversary); ``metrics`` has ``loss`` and its parts.
     """
     forward = make_forward(spec, loss)
-    contest = adversary and make_contest(adversary, fetch)
+    contest = None if adversary is None else make_contest(adversary, fetch)
     errors = jax.value_and_grad(reconstruction_loss, has_aux=True)
 
     def gradient(state: TrainState, images: Array, key: Array) -> tuple[Any, Any, Metrics]:
