@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs
-from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import exploration, report
 from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.component_names import Attribute, find_meaning, make_attributes
@@ -21,6 +20,7 @@ from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.exploration import Components
 from diffsda_jax.evals.exploration_report import FactorReport, Stability, write_reports
 from diffsda_jax.evals.interface import Lengths, encode_clips
+from diffsda_jax.evals.judges import Judge, make_judge
 from diffsda_jax.evals.pictures import Picture, write_gif
 from diffsda_jax.evals.swap import decode_factors, make_start
 from diffsda_jax.evals.traversal_pictures import draw_series, draw_videos, traverse
@@ -161,7 +161,7 @@ class Explorer:
         self.test = runner.load(config.eval.split, config.eval.num_clips)
         self.notes: list[str] = []
         readers, trial, notes = enrol_unseen(self.train, self.test)
-        judge = evaluation.make_judge(readers, self.settings.judge_steps, self.settings.seed)
+        judge = make_judge(readers, self.settings.judge_steps, self.settings.seed)
         self._note(*(notes if judge is not None else []))
         self._choose(trial)
         self.to_frames = self._frame_decoder(runner)
@@ -214,7 +214,7 @@ class Explorer:
         )
         return None
 
-    def _attributes(self, judge: evaluation.Judge | None) -> list[Attribute]:
+    def _attributes(self, judge: Judge | None) -> list[Attribute]:
         source = self.experiment.sources[self.experiment.config.eval.split]
         element = self.experiment.element
         names = {"static_label": element.static_names, "dynamic_label": element.dynamic_names}

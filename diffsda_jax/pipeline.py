@@ -1,5 +1,6 @@
 """The public API: a checkpoint as an object that takes sequences apart and puts them together."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffsda_jax.windowed import with_lengths
 if TYPE_CHECKING:
     from diffsda_jax.evals.exploration import Components
 
+logger = logging.getLogger(__name__)
 _CODES = 1024  # of the prior that components are fitted to
 
 
@@ -210,7 +212,14 @@ class DiffSDA(MediaCodec):
         if codes is not None:
             own = self._encoded(codes).factors
         elif along == "pca" and (file := self.explored()) is not None and file.is_file():
-            return load_components(file, factor, num_components)[0]
+            found = load_components(file, factor, num_components)[0]
+            if len(found) < min(num_components, found.directions.shape[1]):
+                logger.warning(
+                    "%s keeps %d directions of the %s factor, and %d are asked for; explore with a "
+                    "larger config.explore.num_components, or give codes",
+                    *(file, len(found), factor, num_components),
+                )
+            return found
         elif self.has_prior():
             own = with_lengths(self.load_prior().sample(_CODES, seed=seed))
         return find_components(own, factor, along, num_components, seed)

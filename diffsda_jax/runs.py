@@ -15,11 +15,11 @@ from diffsda_jax.data.sources import SOURCES, ElementSpec, Source
 from diffsda_jax.data.sources.pairs import read_pairs
 from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.eval_setup import make_domain
-from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals import report
-from diffsda_jax.evals.context import Context, Domain, EvalSettings
+from diffsda_jax.evals.context import Context, Domain, EvalResult, EvalSettings
 from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.interface import encode_clips
+from diffsda_jax.evals.judges import Judge, make_judge
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
@@ -85,7 +85,7 @@ def make_evaluator(
 
 
 def write_result(
-    writer: MetricWriter, step_number: int, result: evaluation.EvalResult, domain: Domain
+    writer: MetricWriter, step_number: int, result: EvalResult, domain: Domain
 ) -> None:
     """Writes what an evaluation gave to TensorBoard and the file of metrics."""
     writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
@@ -109,7 +109,7 @@ class EvalRunner:
         """
         self.experiment = experiment
         self._data: dict[tuple[str, int], dict] = {}
-        self._judge: evaluation.Judge | None = None
+        self._judge: Judge | None = None
         self.domain = make_domain(experiment, first_stage)
         options = experiment.config.eval
         if options.pairs:
@@ -165,18 +165,14 @@ class EvalRunner:
             test=test,
             train_factors=factors[0],
             test_factors=factors[1],
-            judge=evaluation.make_judge(readers, settings.judge_steps, settings.seed)
-            if with_judge
-            else None,
+            judge=make_judge(readers, settings.judge_steps, settings.seed) if with_judge else None,
             settings=settings,
             readers=readers,
             trial=trial,
             **vars(self.domain),
         )
 
-    def run(
-        self, model: DiffSDA, output_dir: Path, prior: Prior | None = None
-    ) -> evaluation.EvalResult:
+    def run(self, model: DiffSDA, output_dir: Path, prior: Prior | None = None) -> EvalResult:
         """Evaluates one model, writes tables and pictures, prints the table.
 
         Args:
@@ -187,12 +183,15 @@ class EvalRunner:
         Returns:
           Metrics, the files written, and pictures for TensorBoard.
         """
+        # Its libraries take seconds to import, which the first step should not wait for.
+        from diffsda_jax.evals.evaluate import evaluate
+
         options = self.experiment.config.eval
         element = self.experiment.element
         model, settings = experiments.as_evaluated(self.experiment.config, model)
         train = self.load("train", options.num_train_clips)
         test = self.load_test()
-        result = evaluation.evaluate(
+        result = evaluate(
             model,
             train,
             test,
@@ -217,7 +216,7 @@ class EvalRunner:
         return result
 
 
-def run_eval(config: ConfigDict, workdir: str | Path) -> evaluation.EvalResult:
+def run_eval(config: ConfigDict, workdir: str | Path) -> EvalResult:
     """Evaluates the newest checkpoint of a workdir.
 
     Args:

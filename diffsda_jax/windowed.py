@@ -96,7 +96,8 @@ def decode_windows(
       noise: unit-variance start of each sequence ``[V, ...]``.
       size: steps of a window; None = each sequence at once.
       batch_size: windows at once at most.
-      seed: of noise that a sampler adds on the way.
+      seed: of noise that a sampler adds on the way, if it does (``eta`` above 0); another
+        ``batch_size`` or other sequences beside one give it another draw.
       progress: shows a bar.
     """
 
@@ -203,7 +204,12 @@ def draw_noise(
       seed: of all.
       noise_of: number of the noise of each; None = its place. The same number and a shorter length
         give the beginning of the same noise.
+
+    Raises:
+      ValueError: a negative seed.
     """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be 0 or more.")
     numbers = range(len(lengths)) if noise_of is None else noise_of
     return [
         np.random.default_rng([seed, number]).standard_normal((length, *shape), dtype=np.float32)

@@ -13,7 +13,7 @@ from diffsda_jax import experiment as experiments
 from diffsda_jax import runs, workdirs
 from diffsda_jax.data.sources import Source
 from diffsda_jax.eval_setup import load_first_stage
-from diffsda_jax.evals import evaluate as evaluation
+from diffsda_jax.evals.context import EvalResult
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.pipeline import DiffSDA
@@ -79,9 +79,7 @@ class EncodedFrames(Source):
         return [self._source.fingerprint(), self._first_stage.fingerprint()]
 
 
-def run_zero_shot(
-    config: ConfigDict, checkpoint: str | Path, workdir: str | Path
-) -> evaluation.EvalResult:
+def run_zero_shot(config: ConfigDict, checkpoint: str | Path, workdir: str | Path) -> EvalResult:
     """Evaluates a model of one data set on the data set of another config.
 
     The config says what data and how they are evaluated; the model, its frame size and its

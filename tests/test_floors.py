@@ -45,9 +45,10 @@ def test_help_loads_no_jax(module, words, option):
     assert printed.strip().endswith("[]") and option in printed and seconds < 3
 
 
-def test_plan_loads_nothing_that_writes_or_scores():
-    unused = ("orbax", "tensorboardX", "matplotlib", "sklearn", "tensorflow", "av")
+@pytest.mark.parametrize(("module", "also_unused"), [("plan", ("orbax",)), ("runs", ())])
+def test_no_start_waits_for_what_only_writes_or_scores(module, also_unused):
+    unused = ("tensorboardX", "matplotlib", "sklearn", "tensorflow", "av", *also_unused)
     loaded, _ = run(
-        f"import sys, diffsda_jax.plan; print([m for m in {unused} if m in sys.modules])"
+        f"import sys, diffsda_jax.{module}; print([m for m in {unused} if m in sys.modules])"
     )
     assert loaded.strip() == "[]"

@@ -113,6 +113,8 @@ def test_decoding_in_windows_is_decoding_at_once(model):
     noise = draw_noise(np.array([17]), (3,), 5)[0]
     whole = model.decode(factors, start=noise[None])
     np.testing.assert_allclose(ours, NORMALIZER.invert(np.asarray(whole)), atol=1e-4)
+    with pytest.raises(ValueError, match="seed is -1; it must be 0 or more"):
+        model.reconstruct(factors, seed=-1)
 
 
 def test_missing_values_are_told_to_a_model_that_sees_them():
@@ -167,16 +169,19 @@ def test_traversing_by_pca_needs_codes_and_moves_the_other_factor_not(model):
         model.traverse(x, along="tsne")
 
 
-def test_components_that_were_explored_are_taken(model, tmp_path):
+def test_components_that_were_explored_are_taken(model, tmp_path, caplog):
     checkpoint.save_converted(tmp_path, model.variables, META)
     folder = tmp_path / "explore" / "00000000"
     folder.mkdir(parents=True)
-    turned = np.eye(4)[::-1]
+    turned = np.eye(4)[::-1][:3]
     parts = {"mean": np.zeros(4), "std": np.full(4, 3.0), "directions": turned}
-    parts |= {"spread": np.full(4, 2.0), "share": np.full(4, 0.25), "names": np.array(list("abcd"))}
+    parts |= {"spread": np.full(3, 2.0), "share": np.full(3, 0.25), "names": np.array(list("abc"))}
     np.savez(folder / "components.npz", **{f"static_{k}": v for k, v in parts.items()})
     loaded, (x,) = DiffSDA.from_checkpoint(tmp_path).using("euler", 2), walks(6)
     found = loaded.traverse(x, num_components=1, num_places=2, reach=1.5, start="zero")
+    assert not caplog.records
+    fewer = loaded.traverse(x, num_components=8, num_places=1)
+    assert len(fewer.x) == 3 and "keeps 3 directions of the static factor, and 8" in caplog.text
     factors = loaded.encode(loaded.read(x))
     moved = factors.static + np.array([0, 0, 0, 1.5 * 2.0 * 3.0], np.float32)
     expected = loaded.reconstruct(factors.replace(static=moved), start="zero")

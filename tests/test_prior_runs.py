@@ -49,7 +49,7 @@ def evaluated(monkeypatch):
 
     def run(self, model, output_dir, prior=None):
         calls.append((tuple(self.experiment.config.eval.parts), output_dir, prior))
-        return runs.evaluation.EvalResult()
+        return runs.EvalResult()
 
     monkeypatch.setattr(runs.EvalRunner, "run", run)
     return calls
@@ -70,7 +70,7 @@ def finished(model, tmp_path_factory):
     """A workdir with a model and a finished prior; not to be written to."""
     workdir = copy(model, tmp_path_factory.mktemp("finished"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.EvalRunner, "run", lambda *_: runs.evaluation.EvalResult())
+        patch.setattr(runs.EvalRunner, "run", lambda *_: runs.EvalResult())
         return workdir, prior_runs.run_prior(tiny(), workdir)
 
 
@@ -219,7 +219,7 @@ def test_a_prior_of_another_model_of_the_same_step_is_not_used(finished, tmp_pat
 
     def run(self, model, output_dir, prior=None):
         seen.append((prior, self.domain.why_no_prior))
-        return runs.evaluation.EvalResult()
+        return runs.EvalResult()
 
     monkeypatch.setattr(runs.EvalRunner, "run", run)
     runs.run_eval(tiny(), workdir)

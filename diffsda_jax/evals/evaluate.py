@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from diffsda_jax.audio.wav import encode_wav
 from diffsda_jax.data.video_writer import video_suffix, write_video
 from diffsda_jax.evals import gallery
 from diffsda_jax.evals.choices import check_choice
-from diffsda_jax.evals.context import Context, Domain, EvalSettings
+from diffsda_jax.evals.context import Context, Domain, EvalResult, EvalSettings
 from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.generation_pictures import draw_generation
 from diffsda_jax.evals.interface import SequenceModel, encode_clips
-from diffsda_jax.evals.judges import Judge, train_judge
+from diffsda_jax.evals.judges import Judge, make_judge
 from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.evals.pictures import Picture, write_gif
 from diffsda_jax.evals.report import write_pictures, write_results
@@ -28,29 +27,6 @@ from diffsda_jax.factors import Factors
 KINDS = ("video", "series")
 _EXAMPLES = 4  # swaps to be heard or seen one by one
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass
-class EvalResult:
-    """What an evaluation gives.
-
-    Attributes:
-      metrics: flat, hierarchical names such as ``verification/static_eer_percent``.
-      files: what was written, `metrics.json` first; empty without an output directory.
-      images: pictures by name, uint8 ``[height, width, 3]``.
-      sounds: waveforms by name, float ``[N]``; of speech only.
-      videos: frames by name, uint8 ``[V, height, width, 3]``; of video only.
-      notes: what was skipped and why.
-      judge: the judge that was used, to be given to the next evaluation; None without labels.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
-    images: dict[str, Picture] = field(default_factory=dict)
-    sounds: dict[str, np.ndarray] = field(default_factory=dict)
-    videos: dict[str, np.ndarray] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    judge: Judge | None = None
 
 
 def evaluate(
@@ -136,31 +112,6 @@ def evaluate(
     if output_dir is not None:
         _write(result, frames, Path(output_dir), context)
     return result
-
-
-def make_judge(train: dict[str, Any], num_steps: int, seed: int) -> Judge | None:
-    """A judge for the labels that vary in the training split, or None.
-
-    Args:
-      train: arrays of real clips, with labels or without.
-      num_steps: optimiser steps.
-      seed: of weights, batches and noise.
-    """
-    labels = {
-        name: train[name]
-        for name in ("static_label", "dynamic_label")
-        if name in train and len(np.unique(train[name])) > 1
-    }
-    if not labels:
-        return None
-    return train_judge(
-        train["x"],
-        **labels,
-        length=train.get("length"),
-        mask=train.get("mask"),
-        num_steps=num_steps,
-        seed=seed,
-    )
 
 
 def _encode_split(model: SequenceModel, data: dict[str, Any], batch_size: int) -> Factors:

@@ -124,7 +124,8 @@ class Dropout(nn.Module):
     The bits are kept in memory, so that the gradient reads them where XLA would draw them again.
 
     Attributes:
-      rate: share of values that become 0, in steps of 2^-8; the others are scaled up.
+      rate: share of values that become 0, the others are scaled up. Other than 0 it is rounded to
+        a multiple of 2^-8 between 2^-8 and 1 - 2^-8: 0.1 is 0.1016.
 
     References:
       Srivastava et al. 2014.
@@ -135,9 +136,9 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch F"], train: bool) -> Float[Array, "*batch F"]:
         """Drops in training only; needs the random stream ``dropout`` then."""
-        threshold, features = round(self.rate * 2**8), x.shape[-1]
-        if not train or threshold == 0:
+        if not train or self.rate == 0:
             return x
+        threshold, features = min(max(round(self.rate * 2**8), 1), 2**8 - 1), x.shape[-1]
         shape = (*x.shape[:-1], -(-features // 4))
         words = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
         numbers = jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(words), jnp.uint8)
