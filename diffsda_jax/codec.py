@@ -150,19 +150,19 @@ class Codec:
             one was not distilled.
         """
         sampler = sampler or self.chosen_sampler
-        given = {"solver": solver, "num_steps": num_steps, "eta": eta}
+        given: dict[str, Any] = {"num_steps": num_steps, "eta": eta}
         given = {name: value for name, value in given.items() if value is not None}
-        if given:
+        if given or solver is not None:
             sampler = sampler or SamplerSpec()
-            if given.pop("solver", sampler.solver) != sampler.solver:
+            if solver is not None and solver != sampler.solver:
                 sampler = SamplerSpec(solver, sampler.num_steps)
             sampler = dataclasses.replace(sampler, **given)
         # One evaluation from noise to data is the same for every denoiser.
         many = sampler and sampler.solver == samplers.CONSISTENCY and sampler.evaluations > 1
         if many and not self.spec.sigma_identity:
             raise ValueError(
-                f"solver is {sampler.solver!r}, but this model was not distilled; choose one of "
-                f"{', '.join(map(repr, samplers.SOLVERS))}, or load what --mode=distill made."
+                f"solver is {samplers.CONSISTENCY!r}, but this model was not distilled; choose one "
+                f"of {', '.join(map(repr, samplers.SOLVERS))}, or load what --mode=distill made."
             )
         spec = self.spec
         if precision is not None:

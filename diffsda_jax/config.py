@@ -1,6 +1,5 @@
 """Configuration: every option with its default, and the checks that catch a wrong one early."""
 
-import importlib.util
 import inspect
 import json
 import types
@@ -16,6 +15,7 @@ from diffsda_jax import mode_defaults
 from diffsda_jax.data.sources import SOURCES, make_source
 from diffsda_jax.data.sources.base import SPLITS, unknown_name_message
 from diffsda_jax.evals.network_options import network_defaults
+from diffsda_jax.python_file import execute_file
 
 PLACES = {  # options that say where data lie, and how they are read, not what they are
     "data": ("num_threads", "prefetch_batches", "cache_dir"),
@@ -249,9 +249,7 @@ def load_config(path: str) -> ConfigDict:
             f"config file {file} does not exist; see the folder configs/ for those that do."
         )
     try:
-        spec = importlib.util.spec_from_file_location("config", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = execute_file(file, "config")
         config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:  # whatever a user's file does; the cause stays chained
         what = " ".join(str(error).replace("\\n", " ").split()).strip("'\"")

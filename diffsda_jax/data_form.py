@@ -200,9 +200,9 @@ class DataForm:
         if self.kind == "series":
             pairs = [self._series_steps(x) for x in sequences.items()]
             return [x for x, _ in pairs], [mask for _, mask in pairs]
-        if self.kind == "audio":
-            rates = sequences.rates
-            steps = [self._sound_steps(x, r) for x, r in zip(sequences.items(), rates, strict=True)]
+        if self.front_end is not None:
+            sounds = zip(sequences.items(), sequences.sound_rates, strict=True)
+            steps = [self._sound_steps(self.front_end, x, rate) for x, rate in sounds]
         else:
             steps = [self._frame_steps(x) for x in sequences.items()]
         return steps, [np.ones(len(x), bool) for x in steps]
@@ -210,7 +210,7 @@ class DataForm:
     def _series_steps(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mask = ~np.isnan(x)
         x = np.where(mask, x, np.float32(0))
-        if self.resampled:
+        if self.resampled and self.length is not None:
             element = fit_length({"x": x, "mask": mask}, self.length)
             x, mask = element["x"], element["mask"]
         return self.normalizer.apply(x, mask), mask
@@ -221,9 +221,9 @@ class DataForm:
             return self.normalizer.apply(self.first_stage.encode(x, self.chunk_frames))
         return x if self.shape[-1] == 3 else x.mean(-1, keepdims=True)
 
-    def _sound_steps(self, samples: np.ndarray, rate_hz: float) -> np.ndarray:
+    def _sound_steps(self, front_end: FrontEnd, samples: np.ndarray, rate_hz: float) -> np.ndarray:
         """Frames of a whole recording; zeros after its end fill it up to a bucket."""
-        front_end, spec = self.front_end, self.front_end.spectrogram
+        spec = front_end.spectrogram
         samples = audio_io.resample(samples, round(rate_hz), front_end.source_rate_hz)
         count = audio_io.resampled_length(
             len(samples), front_end.source_rate_hz, spec.sample_rate_hz
@@ -243,10 +243,11 @@ class DataForm:
         Raises:
           ValueError: steps of different shapes.
         """
-        rates = outline.rates
-        if self.kind == "audio":
-            rates = tuple(rate or float(self.front_end.source_rate_hz) for rate in rates)
-            items = [self._sound(x, rate) for x, rate in zip(steps, rates, strict=True)]
+        rates: Sequence[float | None] = outline.rates
+        if self.front_end is not None:
+            known = [rate or float(self.front_end.source_rate_hz) for rate in rates]
+            items = [self._sound(self.front_end, x, r) for x, r in zip(steps, known, strict=True)]
+            rates = known
         elif self.kind == "video":
             items = [self._frames_of(x) for x in steps]
         else:
@@ -270,20 +271,20 @@ class DataForm:
             x = self.first_stage.decode(self.normalizer.invert(x), self.chunk_frames)
         return _pixels(x)
 
-    def _sound(self, x: np.ndarray, rate_hz: float) -> np.ndarray:
+    def _sound(self, front_end: FrontEnd, x: np.ndarray, rate_hz: float) -> np.ndarray:
         """The waveform of normalised frames, at a rate of one's own."""
-        spec, limit = self.front_end.spectrogram, _MOST_DEVIATIONS * self.normalizer.target_std
+        spec, limit = front_end.spectrogram, _MOST_DEVIATIONS * self.normalizer.target_std
         frames = self.normalizer.invert(np.clip(np.nan_to_num(x), -limit, limit))
         filled = length_bucket(max(len(frames), _LEAST_SAMPLES // spec.hop))
         quiet = np.full((filled - len(frames), frames.shape[1]), np.log(spec.floor), np.float32)
         wave = np.asarray(self._play(np.concatenate([frames, quiet])[None]))[0]
-        count = (len(frames) - (self.front_end.kind == "linear")) * spec.hop
+        count = (len(frames) - (front_end.kind == "linear")) * spec.hop
         wave = np.clip(np.nan_to_num(wave[:count]), -1.0, 1.0).astype(np.float32)
         return audio_io.resample(wave, spec.sample_rate_hz, round(rate_hz))
 
     @functools.cached_property
     def _play(self):
-        return make_vocoder(self.front_end, self.vocoder)
+        return self.front_end and make_vocoder(self.front_end, self.vocoder)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -347,8 +348,7 @@ def make_data_form(
             "the checkpoint does not say how its data were normalised: values are taken and given "
             "as the network has them"
         )
-    names = source.get("feature_names")
-    settings = config.get("first_stage", {})
+    names, settings = source.get("feature_names"), config.get("first_stage", {})
     return DataForm(
         kind=kind,
         shape=tuple(spec.shape),

@@ -275,8 +275,8 @@ class Comparison:
             factors = context.test_factors[index]
             clips.append(context.decode(factors, index, index, start="random"))
             seconds = time.perf_counter() - began  # of the second, which is compiled
-        variation = measure.masked_mse(*clips, context.observed(index))
-        return clips[0], variation, seconds
+        first, second = clips
+        return first, measure.masked_mse(first, second, context.observed(index)), seconds
 
     def _with(self, model: DiffSDA, sampler: SamplerSpec, seed: int | None = None) -> Context:
         """The context with another model and sampler, and maybe another start noise."""

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, overload
 
 import jax
 import numpy as np
@@ -49,7 +49,7 @@ def start(
       ValueError: some of the arguments are missing or out of range.
       ConnectionError: the processes do not find each other.
     """
-    given = {
+    given: dict[str, Any] = {
         "coordinator_address": coordinator_address,
         "num_processes": num_processes,
         "process_id": process_id,
@@ -61,7 +61,7 @@ def start(
             "--process_id together, or none of them where the environment says it."
         )
     if not missing:
-        _check_numbers(coordinator_address, num_processes, process_id)
+        _check_numbers(**given)
         if num_processes == 1:
             return
     elif not environment():
@@ -166,11 +166,19 @@ def check_same(facts: Mapping[str, Any], way_out: str) -> None:
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested names joined with dots."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         nested = isinstance(value, Mapping)
         flat |= _flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
+
+
+@overload
+def together(action: Callable[[], Result]) -> Result: ...
+
+
+@overload
+def together(action: Callable[[], Result], only_first: bool) -> Result | None: ...
 
 
 def together(action: Callable[[], Result], only_first: bool = False) -> Result | None:
@@ -228,7 +236,7 @@ def fetch(tree: Any) -> Any:
         return tree
 
     def whole(leaf: jax.Array) -> NamedSharding:
-        return NamedSharding(leaf.sharding.mesh, PartitionSpec())
+        return NamedSharding(cast(NamedSharding, leaf.sharding).mesh, PartitionSpec())
 
     parted = jax.tree.map(lambda leaf: not leaf.is_fully_replicated, tree)
     if any(jax.tree.leaves(parted)):
@@ -259,4 +267,5 @@ def ends_with_others(status_interrupted: int) -> Iterator[None]:
         sys.stderr.flush()
         if is_first():
             time.sleep(_SECONDS_TO_REPORT)
-        os._exit(error.code if isinstance(error, SystemExit) and error.code else 1)
+        code = error.code if isinstance(error, SystemExit) else None
+        os._exit(code if isinstance(code, int) and code else 1)

@@ -34,7 +34,7 @@ def make_domain(experiment: Experiment, first_stage: FirstStage | None = None) -
         sound=make_sound(experiment),
         tasks=experiment.sources["train"].tasks,
         render=make_render(experiment),
-        frame_decoder=first_stage and make_frame_decoder(experiment, first_stage),
+        frame_decoder=None if first_stage is None else make_frame_decoder(experiment, first_stage),
         networks=load_networks(config.eval.networks.to_dict()),
         fps=frame_rate or Domain.fps,
     )

@@ -19,12 +19,7 @@ from diffsda_jax.data.transforms import Normalizer, fit_normalizer
 from diffsda_jax.diffusion.samplers import SOLVERS, SamplerSpec
 from diffsda_jax.evals.context import EvalSettings, Pairs
 from diffsda_jax.evals.swap import INVERTED_STARTS
-from diffsda_jax.features import (
-    FrontEnd,
-    fit_front_end_normalizer,
-    frames_of_batch,
-    load_frames,
-)
+from diffsda_jax.features import FrontEnd, fit_front_end_normalizer, frames_of_batch, load_frames
 from diffsda_jax.model import (
     PRECISIONS,
     ModelSpec,
@@ -152,8 +147,13 @@ def make_front_end(config: ConfigDict, source: Source) -> FrontEnd | None:
     """
     if source.spec.kind != "audio":
         return None
-    samples = int(source.lengths()[0])  # the same for all chunks
-    front_end = FrontEnd(config.data.front_end, int(source.spec.fps), samples)
+    lengths, rate_hz = source.lengths(), source.spec.fps
+    if lengths is None or rate_hz is None:
+        raise ValueError(
+            f"source {source.name!r} must say lengths and rate (spec.fps) of its sound."
+        )
+    samples = int(lengths[0])  # the same for all chunks
+    front_end = FrontEnd(config.data.front_end, int(rate_hz), samples)
     length, _ = front_end.shape()
     if config.data.length != length:
         raise ValueError(

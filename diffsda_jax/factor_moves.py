@@ -13,7 +13,7 @@ from diffsda_jax.evals.interface import with_one_static
 from diffsda_jax.evals.sample_measures import spherical_path, straight_path
 from diffsda_jax.factors import Factors
 from diffsda_jax.npz_file import read_arrays
-from diffsda_jax.windowed import join_factors, with_lengths
+from diffsda_jax.windowed import join_factors, known_lengths, with_lengths
 
 DIMENSIONS = "dimensions"
 PATHS = ("linear", "spherical")
@@ -39,7 +39,7 @@ def find_components(
     check_choice("factor", factor, exploration.FACTORS)
     if ":" not in along:
         check_choice("along", along, (*exploration.DECOMPOSITIONS, DIMENSIONS))
-    found = exploration.gather_codes(codes, factor, "step", codes.lengths)
+    found = exploration.gather_codes(codes, factor, "step", known_lengths(codes))
     count, size = found.values.shape
     if along != DIMENSIONS:
         if count < _FEWEST_CODES:
@@ -147,23 +147,24 @@ def make_paths(begin: Factors, end: Factors, moved: str, num_points: int, path: 
         raise ValueError(
             f"begin holds {len(begin)} sequences and end {len(end)}; give as many of each."
         )
-    first, last = (with_one_static(one, one.lengths) for one in (begin, end))
+    first, last = (with_one_static(one, known_lengths(one)) for one in (begin, end))
     centre = np.concatenate([first.static, last.static]).mean(0)
     points = []
     for place in range(len(first)):
         a, b = first[[place]], last[[place]]
-        length = int(a.lengths[0])
-        static, dynamic = (np.repeat(x, num_points, axis=0) for x in (a.static, a.dynamic))
+        (s_a, d_a), (s_b, d_b) = ((np.asarray(x.static), np.asarray(x.dynamic)) for x in (a, b))
+        length = int(known_lengths(a)[0])
+        static, dynamic = (np.repeat(x, num_points, axis=0) for x in (s_a, d_a))
         if moved != "dynamic":
             straight = path == "linear"
             static = (
-                straight_path(a.static, b.static, num_points)
+                straight_path(s_a, s_b, num_points)
                 if straight
-                else spherical_path(a.static, b.static, centre, num_points)
+                else spherical_path(s_a, s_b, centre, num_points)
             )[:, 0]
         if moved != "static":
-            length = min(length, int(b.lengths[0]))
-            dynamic = straight_path(a.dynamic[:, :length], b.dynamic[:, :length], num_points)[:, 0]
+            length = min(length, int(known_lengths(b)[0]))
+            dynamic = straight_path(d_a[:, :length], d_b[:, :length], num_points)[:, 0]
         lengths = np.full(num_points, length, np.int32)
         points.append(with_lengths(Factors(static, dynamic[:, :length], lengths)))
     return join_factors(points)

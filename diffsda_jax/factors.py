@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
@@ -14,8 +15,7 @@ from diffsda_jax.npz_file import read_arrays
 _FIELDS = ("static", "dynamic", "lengths")
 
 
-@flax.struct.dataclass
-class Factors:
+class Factors(flax.struct.PyTreeNode):
     """Static and dynamic factors of a batch of sequences.
 
     Attributes:
@@ -86,7 +86,8 @@ class Factors:
         path = _npz_path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: getattr(self, name) for name in _FIELDS}
-        np.savez(path, **{k: np.asarray(v) for k, v in arrays.items() if v is not None})
+        given: dict[str, Any] = {k: np.asarray(v) for k, v in arrays.items() if v is not None}
+        np.savez(path, **given)
         return path
 
     @classmethod

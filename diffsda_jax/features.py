@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from diffsda_jax.data.transforms import Normalizer, normalizer_from_sums
 _LOG = logging.getLogger(__name__)
 KINDS = ("mel", "linear")
 _BATCH = 64
+_Counts = TypeVar("_Counts", Int[np.ndarray, "B"], Array)
 _MOST_FOR_STATISTICS = 50_000  # chunks; their mean and spread do not change with more
 
 
@@ -65,7 +66,7 @@ class FrontEnd:
     def __call__(self, x: Float[Array, "B N"]) -> Float[Array, "B V F"]:
         """Log spectrogram, not normalised."""
         spec = self.spectrogram
-        if self.kind == "linear":
+        if isinstance(spec, LinearSpec):
             return log_linear(x, spec)
         return log_mel(resample(x, self.source_rate_hz, spec.sample_rate_hz), spec)
 
@@ -74,7 +75,7 @@ class FrontEnd:
         x = jax.ShapeDtypeStruct((1, self.num_samples), jnp.float32)
         return jax.eval_shape(self.__call__, x).shape[1:]
 
-    def num_frames(self, num_samples: Int[np.ndarray, "B"] | Array) -> Int[np.ndarray, "B"] | Array:
+    def num_frames(self, num_samples: _Counts) -> _Counts:
         """Frames, from the first on, that hold something of the first samples ``[B]``: 1 to V.
 
         Args:
@@ -120,8 +121,10 @@ def frames_of_batch(
 
 def normalized(
     front_end: FrontEnd, normalizer: Normalizer
-) -> Callable[[Float[Array, "B N"]], Float[Array, "B V F"]]:
+) -> Callable[[Float[Array, "B N"] | Float[np.ndarray, "B N"]], Float[Array, "B V F"]]:
     """The front end followed by the normaliser, traceable by JAX."""
+    if normalizer.mean is None or normalizer.std is None:
+        raise ValueError("frames of sound need a normalizer with mean and std; fit one to them.")
     mean = normalizer.mean[None, None]
     scale = (normalizer.target_std / normalizer.std)[None, None]
     return lambda x: _normalized(front_end, mean, scale, x)
@@ -134,7 +137,7 @@ def _normalized(
     scale: Float[Array, "1 1 F"] | Float[np.ndarray, "1 1 F"],
     x: Float[Array, "B N"] | Float[np.ndarray, "B N"],
 ) -> Float[Array, "B V F"]:
-    return (front_end(x) - mean) * scale
+    return (front_end(jnp.asarray(x)) - mean) * scale
 
 
 def fit_front_end_normalizer(
@@ -177,7 +180,8 @@ def _read_cache(file: Path, shape: tuple[int, ...]) -> Normalizer | None:
     """Statistics that an earlier start left; None without any, or with a damaged file."""
     try:
         normalizer = Normalizer.from_dict(json.loads(file.read_text()))
-        if normalizer.mean.shape != shape or normalizer.std.shape != shape:
+        both = normalizer.mean, normalizer.std
+        if any(values is None or values.shape != shape for values in both):
             raise ValueError(f"expected {shape[0]} means and standard deviations")
     except FileNotFoundError:
         return None
@@ -209,7 +213,8 @@ def _fit(source: Source, front_end: FrontEnd, target_std: float) -> Normalizer:
             sums[2] += ((frames - shift) ** 2).sum(0)
     if shift is None:
         raise ValueError(f"{source.name}/{source.split}: no element can be read")
-    return normalizer_from_sums(source, *sums, shift, target_std)
+    count_of, total, squares = sums
+    return normalizer_from_sums(source, count_of, total, squares, shift, target_std)
 
 
 def read_chunks(source: Source, index: np.ndarray) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float16, Num, UInt8
 from diffsda_jax import sharding
 from diffsda_jax.first_stage.nets import make_model, variable_shapes
 from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.train.integrity import hash_weights
 
 ArrayLike = Array | np.ndarray
@@ -212,7 +213,7 @@ def _in_chunks(
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames is {chunk_frames}; it must be at least 1.")
     leading, flat = frames.shape[:-3], np.asarray(frames).reshape(-1, *frames.shape[-3:])
-    count, results = len(flat), []
+    count, results = len(flat), list[np.ndarray | Array]()
     size = min(chunk_frames, count)
     for start in range(0, count, size):
         # The last chunk repeats the last frame until it is full: no second program for the rest.
@@ -226,12 +227,12 @@ def _in_chunks(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(spec: FirstStageSpec, variables: Any, images: Array) -> Array:
-    return make_model(spec).apply(variables, images, method="encode")
+    return applied(make_model(spec), variables, images, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(spec: FirstStageSpec, variables: Any, latents: Array) -> Array:
-    return make_model(spec).apply(variables, latents, method="decode")
+    return applied(make_model(spec), variables, latents, method="decode")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -242,7 +243,7 @@ def encode_bytes(
 
     def encode(variables: Any, frames: Array) -> Array:
         images = frames.astype(jnp.float32) / 127.5 - 1.0
-        latents = make_model(spec).apply(variables, images, method="encode")
+        latents = applied(make_model(spec), variables, images, method="encode")
         return latents.astype(jnp.float16)
 
     whole, split = PartitionSpec(), PartitionSpec(sharding.BATCH_AXES)

@@ -42,7 +42,7 @@ _NAMED_SKIPS = 10
 # Of a source: where things are, what may be broken, and how windows are cut out of whole clips and
 # augmented. Another start may set them anew.
 _FREE_OPTIONS = (
-    *workdirs.FREE_OPTIONS["source.options"],
+    *(workdirs.FREE_OPTIONS["source.options"] or ()),
     *("meta", "info", "max_skipped_share"),
     *("length", "stride", "test_stride", "repeats", "flip", "color_jitter"),
 )
@@ -313,8 +313,8 @@ class _Job:
         with ThreadPoolExecutor(self._num_workers) as pool:
             try:
                 clips = (_Clip(source, index, pool) for index in indices)
-                clips = _started_ahead(clips, self._num_workers)
-                blocks = _in_turns(clips, self._num_workers, opened)
+                started = _started_ahead(clips, self._num_workers)
+                blocks = _in_turns(started, self._num_workers, opened)
                 for batch, latents in self._encode(_batches(blocks, self._encoder.batch_frames)):
                     _hand_out(batch, latents)
                     self._write_complete(source, opened, bar)

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -99,21 +100,25 @@ def config_path(argv: Sequence[str]) -> str | None:
     return None
 
 
+def run_plan(config: ConfigDict) -> None:
+    """Prints what a training would take, here or on the chips that are named."""
+    if TOPOLOGY.value is not None:
+        from diffsda_jax import topology_plan
+
+        print(topology_plan.make_plan(config, TOPOLOGY.value))
+    else:
+        from diffsda_jax import plan
+
+        print(plan.make_plan(config))
+
+
 def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
     """Imports what a mode needs, and runs it.
 
     Raises:
       SystemExit: a training was interrupted, with the status of that.
     """
-    if mode == "plan" and TOPOLOGY.value is not None:
-        from diffsda_jax import topology_plan
-
-        print(topology_plan.make_plan(config, TOPOLOGY.value))
-    elif mode == "plan":
-        from diffsda_jax import plan
-
-        print(plan.make_plan(config))
-    elif mode == "latents":
+    if mode == "latents":
         from diffsda_jax import latents
 
         latents.run_latents(config, workdir)
@@ -132,7 +137,7 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
     elif mode == "zero_shot":
         from diffsda_jax import zero_shot
 
-        zero_shot.run_zero_shot(config, CHECKPOINT.value, workdir)
+        zero_shot.run_zero_shot(config, cast(str, CHECKPOINT.value), workdir)  # see main
     elif mode == "eval":
         from diffsda_jax import runs
 
@@ -221,7 +226,10 @@ def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
     try:
         if TOPOLOGY.value is None:
             check_processes(mode, config, workdir)
-        run_mode(mode, config, workdir)
+        if mode == "plan" or workdir is None:
+            run_plan(config)
+        else:
+            run_mode(mode, config, workdir)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")
     except RuntimeError as error:

@@ -22,6 +22,7 @@ from diffsda_jax.windowed import (
     draw_noise,
     encode_windows,
     invert_windows,
+    known_lengths,
     with_lengths,
 )
 
@@ -231,9 +232,9 @@ class MediaCodec(Codec):
                     "start is 'inverted', but there are no data whose noise could be found; "
                     "allowed here: 'random', 'zero'."
                 )
-            noise = invert_windows(self, *own, *sizes)
+            noise = invert_windows(self, own[0], own[1], *sizes)
         else:
-            noise = draw_noise(factors.lengths, self.spec.shape, seed, noise_of)
+            noise = draw_noise(known_lengths(factors), self.spec.shape, seed, noise_of)
             noise = [x if start == "random" else np.zeros_like(x) for x in noise]
         found = decode_windows(self, factors, noise, *sizes, seed=seed, progress=progress)
         return self.form.from_steps(found, outline)

@@ -212,7 +212,10 @@ class ModelSpec:
         required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING}
         if missing := sorted(required - set(values)):
             raise ValueError(f"model.{missing[0]} is missing from the model's description.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)
 
 
 class DiffSDAModel(nn.Module):
@@ -239,8 +242,10 @@ class DiffSDAModel(nn.Module):
                 bfloat16=bfloat16,
                 remat=spec.remat,
             )
-            front = VideoFront(unet(1, spec.encoder_channels, tail_gain=1.0), spec.encoder_pooling)
-            self.denoiser = UNetDenoiser(
+            front: nn.Module = VideoFront(
+                unet(1, spec.encoder_channels, tail_gain=1.0), spec.encoder_pooling
+            )
+            self.denoiser: UNetDenoiser | StepMLPDenoiser = UNetDenoiser(
                 unet(spec.shape[-1], spec.channels), spec.template_channels
             )
         else:
@@ -316,8 +321,8 @@ class DiffSDAModel(nn.Module):
         x_in = edm.expand(c_in, x_noisy.ndim) * x_noisy
         if self.spec.kind == "video":
             condition = repeat_each(condition, len(x_in))
-            flat = map(fold_sequence, (x_in, c_noise, condition))
-            net_out = self.denoiser(*flat, train).reshape(x_noisy.shape)
+            x_flat, noise, known = map(fold_sequence, (x_in, c_noise, condition))
+            net_out = self.denoiser(x_flat, noise, known, train).reshape(x_noisy.shape)
         else:
             net_out = self.denoiser(x_in, c_noise, condition, train)
         skip = edm.expand(c_skip, x_noisy.ndim) * x_noisy
@@ -359,4 +364,5 @@ def variable_shapes(spec: ModelSpec) -> dict[str, Any]:
 def _example(spec: ModelSpec) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Shapes of ``x`` and ``sigma`` to trace with; parameters do not depend on their length."""
     shapes = ((1, 2, *spec.shape), (1, 2))
-    return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    x, sigma = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    return x, sigma

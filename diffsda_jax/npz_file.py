@@ -10,6 +10,7 @@ from etils import epath
 
 # What NumPy and zipfile raise for damaged files; a member may claim to be encrypted (RuntimeError)
 # or to be of a later version (NotImplementedError), and a header is read as Python's literals.
+DAMAGE: tuple[type[Exception], ...]
 DAMAGE = (ValueError, TypeError, OSError, EOFError, KeyError, RuntimeError, SyntaxError)
 DAMAGE += (MemoryError, OverflowError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 

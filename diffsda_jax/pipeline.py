@@ -194,8 +194,8 @@ class DiffSDA(MediaCodec):
         components = self._directions(given.factors, factor, along, codes, num_components, seed)
         shares = np.linspace(-1.0, 1.0, num_places).tolist() if num_places > 1 else [0.0]
         moved = move(given.factors, components, shares, reach)
-        own = len(components) * num_places
-        places = [place for place in range(len(given.factors)) for _ in range(own)]
+        count = len(components) * num_places
+        places = [place for place in range(len(given.factors)) for _ in range(count)]
         names = [
             f"{name}_{factor}{k + 1}_{reach * share:+.2g}std"
             for name in given.outline.names

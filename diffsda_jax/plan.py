@@ -4,7 +4,8 @@ import inspect
 import json
 import math
 import tempfile
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +167,8 @@ def flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
     out, and so are the zeros that the gradient of a strided convolution puts in.
     """
     total = 0.0
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    equations: Sequence[Any] = getattr(jaxpr, "jaxpr", jaxpr).eqns
+    for equation in equations:
         name = equation.primitive.name
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
@@ -200,7 +202,7 @@ def traced_step(experiment: experiments.Experiment, mesh: Mesh) -> tuple[TrainSt
     )
     rules = experiment.config.mesh.rules
     key, batch = jax.eval_shape(lambda: jax.random.key(0)), batch_shapes(experiment)
-    return state, step_fn.trace(
+    return state, cast(jax.stages.Wrapped, step_fn).trace(
         place(state, sharding.state_sharding(state, mesh, rules)),
         place(batch, sharding.batch_sharding(mesh)),
         place(key, sharding.replicated(mesh)),

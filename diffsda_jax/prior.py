@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from diffsda_jax.diffusion import ddpm, edm, samplers, schedules
 from diffsda_jax.factors import Factors
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.nets.prior_nets import JointPrior
 from diffsda_jax.nets.skip_mlp import FlatPrior
 from diffsda_jax.prior_spec import FORMS, PriorSpec
@@ -158,7 +159,7 @@ def _make_flat_loss(spec: PriorSpec) -> LossFn:
         index = jax.random.randint(stream(key, "step"), (count,), 0, spec.diffusion_steps)
         noise = jax.random.normal(stream(key, "noise"), x_clean.shape)
         x_noisy = ddpm.add_noise(x_clean, noise, alpha_bars[index])
-        error = (prior.apply({"params": params}, x_noisy, index) - noise) ** 2
+        error = (applied(prior, {"params": params}, x_noisy, index) - noise) ** 2
         if length is None:
             return (loss := jnp.mean(error)), {"loss": loss}
         real = jnp.repeat(_real_steps(length, spec.length), spec.dynamic_dim, axis=1)
@@ -192,7 +193,8 @@ def _make_joint_loss(spec: PriorSpec, use: LossOptions) -> LossFn:
             )
         ]
         levels = [jnp.where(k, spec.sigma_min, s) for s, k in zip(sigmas, given, strict=True)]
-        denoised = prior.apply(
+        denoised = applied(
+            prior,
             {"params": params, "constants": constants},
             *noisy,
             *levels,
@@ -330,7 +332,7 @@ def _sample_flat(spec: PriorSpec, count: int, variables: Mapping[str, Any], key:
     make_chain = {"ddim": ddpm.ddim_chain, "ddpm": ddpm.ddpm_chain}[spec.chain]
     x = ddpm.run_chain(
         make_chain(_alpha_bars(spec)),
-        lambda x, index: prior.apply(variables, x, jnp.broadcast_to(index, (count,))),
+        lambda x, index: applied(prior, variables, x, jnp.broadcast_to(index, (count,))),
         jax.random.normal(stream(key, "start"), shape),
         lambda index: jax.random.normal(stream(key, "step", index), shape),
     )
@@ -361,7 +363,8 @@ def _sample_joint(
     def denoise(x: Array, sigma: Array) -> Array:
         level, noisy = jnp.broadcast_to(sigma, (count,)), unpack(x, *dims)
         return pack(
-            *prior.apply(
+            *applied(
+                prior,
                 variables,
                 noisy[0] if static is None else static,
                 noisy[1] if dynamic is None else dynamic,

@@ -96,7 +96,8 @@ class Prior:
             )
         spec = PriorSpec.from_dict(meta[META_KEY])
         checkpoint.check_compatible(prior.variable_shapes(spec), variables)
-        normalizers = tuple(Normalizer.from_dict(meta["factors"][of]) for of in _PARTS)
+        static, dynamic = (Normalizer.from_dict(meta["factors"][of]) for of in _PARTS)
+        normalizers = (static, dynamic)
         return cls(spec, variables, normalizers, SamplerSpec.from_dict(meta["sampler"]), meta)
 
     def check_model(self, spec: ModelSpec, variables: Mapping[str, Any], weights: str) -> None:
@@ -204,7 +205,7 @@ class Prior:
         dynamic = self._given("dynamic", dynamic, (None, self.spec.dynamic_dim))
         length = self._length(dynamic.shape[1])
         given = _given_lengths(lengths, len(dynamic), length)
-        real = valid_steps(len(dynamic), length, given.get("lengths"))[..., None]
+        real = valid_steps((len(dynamic), length), given.get("lengths"))[..., None]
         normalised = self.normalizers[1].apply(dynamic)
         given["dynamic"] = np.where(real, normalised, np.float32(0))
         return self._sample("static", len(dynamic), length, seed, given).replace(dynamic=dynamic)

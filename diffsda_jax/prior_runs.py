@@ -343,7 +343,8 @@ def _encode_block(
     """Factors and lengths of at most ``size`` windows; the last one is repeated to fill."""
     count = len(arrays["x"])
     index = np.minimum(np.arange(size), count - 1)
-    read = {name: arrays[name][index] for name in ("x", "length", "mask") if name in arrays}
+    names = ("x", "length", "mask")
+    read: dict[str, np.ndarray] = {name: arrays[name][index] for name in names if name in arrays}
     batch = sharding.shard_batch(read, mesh)
     factors = model.encode(batch["x"], batch.get("length"), batch.get("mask"))
     return {

@@ -11,6 +11,7 @@ from diffsda_jax.diffusion import samplers, schedules
 from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.factors import Factors
 from diffsda_jax.model import ModelSpec, make_model
+from diffsda_jax.nets.applied import applied
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -18,13 +19,13 @@ def encode(
     spec: ModelSpec, variables: Any, x: Array, length: Array | None, mask: Array | None
 ) -> Factors:
     """Factors of normalised sequences; see ``Codec.encode`` for shapes."""
-    return make_model(spec).apply(variables, x, length, mask, method="encode")
+    return applied(make_model(spec), variables, x, length, mask, method="encode")
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def denoise(spec: ModelSpec, variables: Any, x: Array, sigma: Array, factors: Factors) -> Array:
     """The expected clean sequences at noise levels ``sigma`` ``[B, V]``; see ``Codec.denoise``."""
-    return make_model(spec).apply(variables, x, sigma, factors, method="denoise")
+    return applied(make_model(spec), variables, x, sigma, factors, method="denoise")
 
 
 def denoiser_of(spec: ModelSpec, variables: Any, factors: Factors) -> samplers.Denoise:
@@ -32,7 +33,7 @@ def denoiser_of(spec: ModelSpec, variables: Any, factors: Factors) -> samplers.D
 
     def denoise(x: Array, sigma: Array) -> Array:
         levels = jnp.broadcast_to(sigma, x.shape[:2])
-        return make_model(spec).apply(variables, x, levels, factors, method="denoise")
+        return applied(make_model(spec), variables, x, levels, factors, method="denoise")
 
     return denoise
 

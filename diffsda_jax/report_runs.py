@@ -95,7 +95,7 @@ def run_report(config: ConfigDict, workdir: str | Path, config_name: str | None 
     made, why = Made(), why_not
     if experiment is not None and options.compute == "never":
         why = "config.report.compute is 'never'"
-    elif experiment is not None:
+    elif experiment is not None and model is not None:
         made = _make(experiment, model, records, evaluation)
     facts = _facts(config, records, experiment, model)
     shelf = Shelf(round((options.max_megabytes - _TEXT_MEGABYTES) * _MEGABYTE))
@@ -172,7 +172,8 @@ def _make(
         known=_known_components(records, int(model.meta.get("step", 0))),
         label_names={"static": element.static_names, "dynamic": element.dynamic_names},
     )
-    pictures, grid = {}, ()
+    pictures: dict[str, Picture] = {}
+    grid: Sequence[Picture] = ()
     hidden = context.kind == "video" and context.why_no_frames()
     if not hidden and (evaluation is None or not evaluation.pictures()):
         names = (element.static_names, element.dynamic_names, element.feature_names)

@@ -90,7 +90,7 @@ def write_result(
     """Writes what an evaluation gave to TensorBoard and the file of metrics."""
     writer.write_scalars(step_number, {f"eval/{k}": v for k, v in result.metrics.items()})
     writer.write_images(step_number, {f"eval/{k}": v[None] for k, v in result.images.items()})
-    if result.sounds:
+    if result.sounds and domain.sound is not None:
         sounds = {f"eval/{name}": samples for name, samples in result.sounds.items()}
         writer.write_audios(step_number, sounds, domain.sound.sample_rate_hz)
     videos = {f"eval/{name}": video[None] for name, video in result.videos.items()}

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -235,7 +235,7 @@ class _Recorder:
 
 def _with_sampler(context: Context, sampler: SamplerSpec) -> tuple[Context, _Recorder]:
     """The context with a sampler, and the recorder that is its model."""
-    recorder = _Recorder(context.model.using(sampler=sampler))
+    recorder = _Recorder(cast(DiffSDA, context.model).using(sampler=sampler))
     settings = dataclasses.replace(
         context.settings, num_steps=sampler.num_steps, solver=sampler.solver
     )
@@ -273,7 +273,7 @@ def measure_sampler(
       The measures, and the clips sampled from random noise: swaps, and reconstructions.
     """
     context, recorder = _with_sampler(context, sampler)
-    found = {}
+    found: dict[str, float] = {}
     for part in ("swap", "reconstruction"):
         metrics, _ = PARTS[part](context)
         found |= {name: metrics[name] for name in quality.LEAST_LOSS if name in metrics}

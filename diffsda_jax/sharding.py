@@ -100,13 +100,13 @@ def state_sharding(state_shapes: Any, mesh: Mesh, rules: Sequence[Rule] = ()) ->
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, spec in compiled:
             if pattern.search(name):
-                if spec == LARGEST:
+                if isinstance(spec, str):  # LARGEST
                     return NamedSharding(mesh, _split_largest(leaf.shape, mesh))
                 _check_fit(pattern.pattern, spec, name, leaf.shape, mesh)
                 return NamedSharding(mesh, PartitionSpec(*spec))
         large = math.prod(leaf.shape) >= MIN_SPLIT_SIZE
-        spec = _split_largest(leaf.shape, mesh) if large else PartitionSpec()
-        return NamedSharding(mesh, spec)
+        split = _split_largest(leaf.shape, mesh) if large else PartitionSpec()
+        return NamedSharding(mesh, split)
 
     return jax.tree_util.tree_map_with_path(place, state_shapes)
 
@@ -128,7 +128,9 @@ def _compile_rule(rule: Rule) -> tuple[re.Pattern, str | tuple[str | None, ...]]
         f"{', '.join(map(repr, BATCH_AXES))} and None for the spec"
     )
     try:
-        pattern, spec = rule if not isinstance(rule, str) else ()
+        if isinstance(rule, str):
+            raise TypeError("text, and not two values")
+        pattern, spec = rule
         pattern, spec = re.compile(pattern), spec if spec == LARGEST else tuple(spec)
     except (TypeError, ValueError, re.error) as error:
         raise ValueError(f"config.mesh.rules holds {rule!r} ({error}); {needed}.") from error

@@ -92,7 +92,7 @@ def make_plan(config: ConfigDict, topology: str) -> str:
         facts |= estimate_facts(step, chip, config.train.num_steps)
     sections = plan.overview(experiment, data)
     sections[f"one training step on {topology}: {ESTIMATE}"] = plan.format_facts(facts)
-    if not step.fits:
+    if not step.fits and chip is not None:
         found = remedies(
             config, step, chip, lambda changed: _compile_changed(changed, devices, chip)
         )

@@ -108,7 +108,7 @@ def decode_windows(
         own_seed = seed + group[0][0]
         return np.asarray(model.decode(_part(factors, group, rows, width), start, seed=own_seed))
 
-    return _map(run, factors.lengths, size, batch_size, progress)
+    return _map(run, known_lengths(factors), size, batch_size, progress)
 
 
 def invert_windows(
@@ -120,7 +120,7 @@ def invert_windows(
         x = _fill([steps[w.sequence][w.start : w.stop] for _, w in group], rows, width)
         return np.asarray(model.invert(x, _part(factors, group, rows, width)))
 
-    return _map(run, factors.lengths, size, batch_size, progress=False)
+    return _map(run, known_lengths(factors), size, batch_size, progress=False)
 
 
 def _map(
@@ -128,24 +128,25 @@ def _map(
 ) -> list[np.ndarray]:
     """What ``run`` makes of all windows, joined to sequences."""
     windows = cut_windows(lengths.tolist(), size)
-    whole: list[np.ndarray | None] = [None] * len(lengths)
+    whole: dict[int, np.ndarray] = {}
     with _bar("decoding", windows, progress) as bar:
         for group, rows, width in batches(windows, batch_size):
             result = run(group, rows, width)
             for row, (_, window) in enumerate(group):
-                if whole[window.sequence] is None:
+                if window.sequence not in whole:
                     shape = (lengths[window.sequence], *result.shape[2:])
                     whole[window.sequence] = np.zeros(shape, result.dtype)
                 values = result[row, : window.stop - window.start]
                 whole[window.sequence][window.start : window.stop] = values
             bar.update(len(group))
-    return whole
+    return [whole[place] for place in range(len(lengths))]
 
 
 def _part(factors: Factors, group: list[tuple[int, Window]], rows: int, width: int) -> Factors:
     """Factors of windows, filled up."""
-    dynamic = [factors.dynamic[w.sequence, w.start : w.stop] for _, w in group]
-    static = factors.static[[w.sequence for _, w in group]]
+    given = np.asarray(factors.dynamic)
+    dynamic = [given[w.sequence, w.start : w.stop] for _, w in group]
+    static = np.asarray(factors.static)[[w.sequence for _, w in group]]
     if static.ndim == 3:
         parts = zip(static, group, strict=True)
         filled = _fill([one[w.start : w.stop] for one, (_, w) in parts], rows, width)
@@ -175,18 +176,23 @@ def join_factors(batch: Sequence[Factors]) -> Factors:
         return np.concatenate(parts)
 
     return Factors(
-        static=joined([one.static for one in batch]),
-        dynamic=joined([one.dynamic for one in batch]),
-        lengths=np.concatenate([one.lengths for one in batch]),
+        static=joined([np.asarray(one.static) for one in batch]),
+        dynamic=joined([np.asarray(one.dynamic) for one in batch]),
+        lengths=np.concatenate([known_lengths(one) for one in batch]),
     )
 
 
 def with_lengths(factors: Factors) -> Factors:
     """Factors as numpy arrays with the lengths of their sequences, all steps if none are known."""
     static, dynamic = (np.asarray(x, np.float32) for x in (factors.static, factors.dynamic))
-    lengths = factors.lengths
-    lengths = np.full(len(dynamic), dynamic.shape[1]) if lengths is None else np.asarray(lengths)
-    return Factors(static=static, dynamic=dynamic, lengths=lengths.astype(np.int32))
+    return Factors(static=static, dynamic=dynamic, lengths=known_lengths(factors))
+
+
+def known_lengths(factors: Factors) -> np.ndarray:
+    """The lengths of sequences, all steps if none are known."""
+    if factors.lengths is None:
+        return np.full(len(factors.dynamic), factors.dynamic.shape[1], np.int32)
+    return np.asarray(factors.lengths).astype(np.int32)
 
 
 def draw_noise(

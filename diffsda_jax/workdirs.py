@@ -208,7 +208,7 @@ def _write_config(workdir: Path, purpose: Purpose) -> None:
     scratch.replace(workdir / CONFIG_FILE)
 
 
-def open_workdir(workdir: str | Path) -> Path:
+def open_workdir(workdir: str | os.PathLike) -> Path:
     """The workdir as a path, made if missing.
 
     Raises:
@@ -222,7 +222,7 @@ def open_workdir(workdir: str | Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(cannot_write(path, error.strerror)) from error
+        raise ValueError(cannot_write(path, error.strerror or str(error))) from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(cannot_write(path, "it is read-only"))
     return path

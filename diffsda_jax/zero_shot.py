@@ -33,7 +33,8 @@ class EncodedFrames(Source):
     def __init__(self, source: Source, first_stage: FirstStage, chunk_frames: int):
         """See ``FirstStage.encode`` for what frames it takes."""
         super().__init__(source.split, source.max_skipped_share)
-        self.name, self._source = source.name, source
+        self.name = source.name
+        self._source: Any = source  # those of video cut windows by methods of their own
         self._first_stage, self._chunk_frames = first_stage, chunk_frames
         height, width = (side // first_stage.spec.factor for side in source.spec.shape[:2])
         shape = (height, width, first_stage.spec.embed_dim)

@@ -29,6 +29,7 @@ fi
 if [ "$#" -eq 0 ]; then
   "$PYTHON" -m ruff format --check .
   "$PYTHON" -m ruff check .
+  "$PYTHON" -m mypy
   exec "$PYTHON" -m pytest "${workers[@]}"
 fi
 exec "$PYTHON" -m pytest "$@"

@@ -9,6 +9,7 @@ References:
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from diffsda_jax.convert.infer_spec import Reader, Shapes, indices, is_sequence_model
 from diffsda_jax.convert.mapping import Path, Rule
@@ -30,7 +31,7 @@ _DIFFUSION = (
 )
 LEFT_OUT_NESTED = re.compile(rf"{re.escape(PREFIX)}({TRAINING_ONLY.pattern})|{_DIFFUSION}")
 NESTED = re.compile(re.escape(PREFIX))
-_OWN = ("encoder.conv_in.", "encoder.down.", "encoder.mid.")
+_OWN: tuple[str, ...] = ("encoder.conv_in.", "encoder.down.", "encoder.mid.")
 _OWN += ("decoder.conv_in.", "decoder.up.", "decoder.mid.")
 _CODEBOOK = "quantize.embedding.weight"
 
@@ -76,7 +77,7 @@ def infer_spec(shapes: Shapes) -> FirstStageSpec:
     )
 
 
-def _latent_fields(reader: Reader) -> dict[str, str | int]:
+def _latent_fields(reader: Reader) -> dict[str, Any]:
     """Kind, channels of a latent, and number of codes."""
     embed_dim = reader.size("post_quant_conv.weight", 1, 4, "embed_dim")
     outputs = reader.size("quant_conv.weight", 0, 4, "kind")

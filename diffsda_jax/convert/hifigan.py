@@ -217,7 +217,7 @@ def _keys(layer: Layer, tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 def _entries(state: StateDict, wanted: Mapping[Layer, tuple[str, ...]]) -> Iterator[KeyEntry]:
     """One report entry for each key, in the order of the file, then the missing ones."""
-    targets = {}
+    targets: dict[str, tuple[str, str]] = {}
     for layer, (*weight, bias) in wanted.items():
         path, note = "/".join(("params", *layer.path)), "weight norm folded" * (len(weight) - 1)
         targets |= {key: (f"{path}/kernel", note) for key in weight}

@@ -29,7 +29,7 @@ FIXED = {
 }
 FIXED_ALWAYS = ("kind", "shape", "static_dim", "dynamic_dim", "hidden_dim")
 # What every released model is, whatever a configuration says.
-RELEASED = {
+RELEASED: dict[str, Any] = {
     "recurrence": "reference",
     "dynamic_activation": "linear",
     "center_dynamic": False,
@@ -119,7 +119,7 @@ def infer_spec(shapes: Shapes, frame_size: tuple[int, int] | None = None) -> Mod
     """
     reader, kind = Reader(shapes), infer_kind(shapes)
     lstm = "encoder.lstm" if kind == "video" else "encoder.z_lstm"
-    factors = {
+    factors: dict[str, Any] = {
         "static_dim": reader.size("encoder.fc_s.weight", 0, 2, "static_dim"),
         "dynamic_dim": reader.size("encoder.fc_d.weight", 0, 2, "dynamic_dim"),
         "hidden_dim": reader.size(f"{lstm}.weight_hh_l0", 1, 2, "hidden_dim"),
@@ -221,12 +221,13 @@ def _frame_size(pixels: int, frame_size: tuple[int, int] | None) -> tuple[int, i
                 f"height and width with --frame_size=HxW (H * W = {pixels})."
             )
         return side, side
-    if frame_size[0] * frame_size[1] != pixels:
+    height, width = frame_size
+    if height * width != pixels:
         raise ValueError(
-            f"frame_size is {frame_size[0]}x{frame_size[1]} = {frame_size[0] * frame_size[1]} "
-            f"pixels, but the encoder's LSTM reads {pixels}."
+            f"frame_size is {height}x{width} = {height * width} pixels, but the encoder's LSTM "
+            f"reads {pixels}."
         )
-    return tuple(frame_size)
+    return height, width
 
 
 def fixed_sizes(kind: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -192,7 +192,7 @@ class _Unpickler(pickle.Unpickler):
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, _Storage] = {}
         order = _entry_text(archive, f"{prefix}byteorder", "little")
-        self._order = ">" if order == "big" else "<"
+        self._order: Literal["<", ">"] = ">" if order == "big" else "<"
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of an admitted name; refuses all others."""
@@ -333,14 +333,15 @@ def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     if not names or not all(name.endswith(".npy") for name in names):
         some = ", ".join(map(repr, names[:3])) or "nothing"
         raise _Refused(f"it is a zip archive but neither .pth nor .npz (it holds {some})")
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with np.load(path, allow_pickle=False) as file:
         for name in file.files:
             try:
-                arrays[name] = np.asarray(file[name]).view(_Tensor)
+                array = np.asarray(file[name]).view(_Tensor)
             except ValueError as error:
                 raise _Refused(f"array {name!r} cannot be read ({_first_line(error)})") from None
-            arrays[name].stored = str(arrays[name].dtype)
+            array.stored = str(array.dtype)
+            arrays[name] = array
     return arrays
 
 

@@ -122,16 +122,16 @@ def convert_state_dict(
         raise ValueError(f"{name}: {error}") from None
     key_report = Report(name, target.classes, tuple(_entries(state, target)), _notes(state))
     _refuse_errors(key_report, len(target.rules))
-    shapes = _by_path(target.shapes)
+    unfilled = _by_path(target.shapes)
     variables: dict[str, Any] = {}
     for rule in target.rules:
-        key = rule.key if rule.key in tensors else rule.alias
+        key = rule.key if rule.key in tensors or rule.alias is None else rule.alias
         node = variables
         for part in rule.path[:-1]:
             node = node.setdefault(part, {})
-        node[rule.path[-1]] = _variable(name, key, tensors[key], rule, shapes.pop(rule.path))
-    if shapes:
-        raise AssertionError(f"no rule fills {sorted(shapes)}")
+        node[rule.path[-1]] = _variable(name, key, tensors[key], rule, unfilled.pop(rule.path))
+    if unfilled:
+        raise AssertionError(f"no rule fills {sorted(unfilled)}")
     converted = Converted(variables, target.spec, key_report, {"file": name})
     return _with_first_stage(converted, state)
 
@@ -158,12 +158,12 @@ def _target(
     """What the names and shapes of a state dict say that it is."""
     if prior.recognises(shapes):
         _refuse_option("frame_size", frame_size, "a prior, which knows no frames")
-        spec = prior.infer_spec(shapes, factor_dims)
+        of_prior = prior.infer_spec(shapes, factor_dims)
         return _Target(
-            spec,
-            prior.CLASSES[spec.form],
-            prior.rules(spec),
-            prior_variable_shapes(spec),
+            of_prior,
+            prior.CLASSES[of_prior.form],
+            prior.rules(of_prior),
+            prior_variable_shapes(of_prior),
             {},
         )
     _refuse_option("factor_dims", factor_dims, "no prior; only there they are asked for")
@@ -176,14 +176,14 @@ def _target(
             spec, CLASSES[spec.kind], mapping.rules(spec), variable_shapes(spec), left_out
         )
     _refuse_option("frame_size", frame_size, "a frame autoencoder, which takes frames of any size")
-    spec = first_stage.infer_spec(within if nested else shapes)
-    variables = first_stage_nets.variable_shapes(spec)
-    rules, pattern = first_stage.rules(spec), first_stage.TRAINING_ONLY
+    of_frames = first_stage.infer_spec(within if nested else shapes)
+    variables = first_stage_nets.variable_shapes(of_frames)
+    rules, pattern = first_stage.rules(of_frames), first_stage.TRAINING_ONLY
     if nested:
         rules = [rule._replace(key=first_stage.PREFIX + rule.key) for rule in rules]
         pattern = first_stage.LEFT_OUT_NESTED
-    classes = first_stage.CLASSES[spec.kind]
-    return _Target(spec, classes, rules, variables, {report.SKIPPED: pattern})
+    classes = first_stage.CLASSES[of_frames.kind]
+    return _Target(of_frames, classes, rules, variables, {report.SKIPPED: pattern})
 
 
 def _refuse_option(name: str, value: Any, what: str) -> None:

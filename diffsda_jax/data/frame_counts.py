@@ -29,8 +29,7 @@ class FrameCounts:
             cache_dir: folder of the file `frame_counts.json`; None remembers nothing.
         """
         self._file = None if cache_dir is None else cache_dir / "frame_counts.json"
-        exists = self._file is not None and self._file.is_file()
-        self._known = _read(self._file) if exists else {}
+        self._known = _read(self._file) if self._file and self._file.is_file() else {}
         self._changed = False
 
     def count(self, path: Path) -> int | str:

@@ -57,8 +57,10 @@ def make_element(
     check_finite(element, source, index)
     labels = {key: np.int32(element[key]) for key in LABELS if key in element}
     if source.spec.kind == "audio":
-        length = np.int32(element.get("length", len(element["x"])))
-        return {"x": element["x"], "length": length, **labels}
+        return labels | {
+            "x": (x := element["x"]),
+            "length": np.int32(element.get("length", len(x))),
+        }
     try:
         element = fit_length(element, length, length_mode, rng, random)
     except ValueError as error:
@@ -284,11 +286,12 @@ def make_train_dataset(
         raise ValueError(f"{source.name}/{source.split} has no elements")
     _check_crop(source, length, length_mode)
     order, share, size = _global_order(len(source), batch_size, seed, process_index, process_count)
-    if isinstance(source, BatchedSource) and (source.lengths() == length).all():
+    if isinstance(source, BatchedSource) and np.all(source.lengths() == length):
         drawn = share(order.random_map(_draw)).batch(size, batch_fn=list)
         return drawn.map(_batch_or_next(source, normalizer))
-    options = {"length": length, "length_mode": length_mode, "normalizer": normalizer}
-    make = functools.partial(make_element, **options, random=True)
+    make = functools.partial(
+        make_element, length=length, length_mode=length_mode, normalizer=normalizer, random=True
+    )
     return share(order.random_map(_or_next(make, source))).batch(size)
 
 

@@ -3,13 +3,13 @@
 import functools
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from diffsda_jax.data.sources.base import hash_of
+from diffsda_jax.python_file import execute_file
 
 
 def import_callable(name: str, option: str) -> Callable[..., Any]:
@@ -61,12 +61,4 @@ def _import_file(path: str) -> ModuleType:
 def _execute_file(file: Path, changed: int) -> ModuleType:
     """The module of a file as it was at its time of change, in ns."""
     name = f"_plug_in_{file.stem}_{hash_of([str(file), changed])}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses and pickle look for what it defines
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return execute_file(file, name, listed=True)

@@ -286,7 +286,7 @@ def remove_leftovers(folder: Path) -> None:
     counted = set(shard_names(folder))
     for path in folder.iterdir():
         name = Path(path.name.removesuffix(_PART))
-        shard = name.suffix in (DATA, INDEX) and _SHARD.fullmatch(name.stem)
+        shard = name.suffix in (DATA, INDEX) and bool(_SHARD.fullmatch(name.stem))
         if path.suffix == _PART:
             leftover = shard or path.stem in (FACTS, SKIPPED, SUMMARY)
         else:

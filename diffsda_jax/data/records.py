@@ -168,8 +168,8 @@ class LatentWriter:
 
     def _frame_shape(self) -> tuple[int, ...] | None:
         """Shape of all frames so far."""
-        shapes = [shard.frame_shape for shard in (*self._shards, *self._open.values())]
-        return shapes[0] if shapes else None
+        shards: list[files.Shard | files.OpenShard] = [*self._shards, *self._open.values()]
+        return shards[0].frame_shape if shards else None
 
     def _next(self, split: str) -> str:
         """Name of the next shard."""

@@ -107,6 +107,18 @@ class Sequences:
         names = tuple(distinct(names))
         return cls(x, lengths, kind, tuple(rates), names, features, columns or Columns())
 
+    @property
+    def sound_rates(self) -> tuple[float, ...]:
+        """The rates of sounds, which must be known.
+
+        Raises:
+            ValueError: one is not.
+        """
+        known = tuple(rate for rate in self.rates if rate is not None)
+        if len(known) < len(self.rates):
+            raise ValueError("sounds without rates cannot be used; give each a rate in Hz.")
+        return known
+
     def __len__(self) -> int:
         """Number of sequences B."""
         return len(self.x)
@@ -187,7 +199,7 @@ class Sequences:
         if self.kind == "video":
             return media_writer.write_clip(x, path, form, rate)
         if self.kind == "audio":
-            return media_writer.write_sound(x, path, rate)
+            return media_writer.write_sound(x, path, self.sound_rates[place])
         return media_writer.write_table(path, *self._rows(place))
 
     def _rows(self, place: int) -> tuple[list[str], list[list[object]]]:
@@ -197,14 +209,16 @@ class Sequences:
         times = self.columns.times[place] if self.columns.times else ()
         if self.columns.time_name is None or not times:
             return header, [list(row) for row in x]
-        times = [*times, *[""] * (len(x) - len(times))]  # all sequences of a file have the column
-        rows = [[time, *row] for time, row in zip(times, x, strict=False)]
+        filled = [*times, *[""] * (len(x) - len(times))]  # all sequences of a file have the column
+        rows = [[time, *row] for time, row in zip(filled, x, strict=False)]
         return [self.columns.time_name, *header], rows
 
     def _save_npz(self, path: Path) -> Path:
         """Everything but tables' other columns; see `load`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        features = {} if self.feature_names is None else {"feature_names": self.feature_names}
+        features: dict[str, Any] = {}
+        if self.feature_names is not None:
+            features["feature_names"] = self.feature_names
         with path.open("wb") as file:  # a path that ends in .NPZ would get another .npz
             np.savez(
                 file,
@@ -291,14 +305,14 @@ def side_by_side(parts: Sequence[Sequences], titles: Sequence[str]) -> Sequences
         )
         raise ValueError(f"cannot put {counts} side by side: give as many of each.")
     rows = zip(*(part.items() for part in parts), strict=True)
-    rates = last.rates
+    rates: Sequence[float | None] = last.rates
     if last.kind == "audio":
-        items = [
-            _after_another([(x, part.rates[place]) for x, part in zip(row, parts, strict=True)])
-            for place, row in enumerate(rows)
+        all_rates = [part.sound_rates for part in parts]
+        sounds = [
+            _after_another(list(zip(row, own, strict=True)))
+            for row, own in zip(rows, zip(*all_rates, strict=True), strict=True)
         ]
-        rates = [part[1] for part in items]
-        items = [part[0] for part in items]
+        items, rates = [x for x, _ in sounds], [rate for _, rate in sounds]
     else:
         axis = 2 if last.kind == "video" else 1
         items = [np.concatenate(_as_long(row, last.kind), axis=axis) for row in rows]

@@ -71,7 +71,11 @@ def fit_length(
     elif mode == "resample":
         out.update(_resample_series(out, length) if series else _nearest_steps(out, length))
     elif steps > length:
-        start = int(rng.integers(steps - length + 1)) if random else 0
+        start = 0
+        if random:
+            if rng is None:
+                raise ValueError("random=True needs rng, where random windows come from.")
+            start = int(rng.integers(steps - length + 1))
         out.update({k: out[k][start : start + length] for k in _PER_STEP if k in out})
     elif mode == "pad":
         out.update({k: _pad_end(out[k], length) for k in _PER_STEP if k in out})
@@ -134,7 +138,7 @@ class Normalizer:
         self, x: Float[np.ndarray, "..."], mask: np.ndarray | None = None
     ) -> Float32[np.ndarray, "..."]:
         """Normalises `x` `[..., F]`; values whose `mask` (`[..., F]`) is False become 0."""
-        if self.mean is not None:
+        if self.mean is not None and self.std is not None:
             # One row per pixel row and not per pixel: numpy is slow where the last axis is short.
             rows = x.reshape(*x.shape[:-2], math.prod(x.shape[-2:]))
             repeats = rows.shape[-1] // x.shape[-1]
@@ -150,11 +154,13 @@ class Normalizer:
     def invert(self, x: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
         """Takes normalised `x` `[..., F]` back to the units of the data."""
         x = np.asarray(x, np.float32)
-        return x if self.mean is None else x * (self.std / self.target_std) + self.mean
+        if self.mean is None or self.std is None:
+            return x
+        return x * (self.std / self.target_std) + self.mean
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable form."""
-        lists = (None if self.mean is None else a.tolist() for a in (self.mean, self.std))
+        lists = (None if a is None else a.tolist() for a in (self.mean, self.std))
         mean, std = lists
         return {"mean": mean, "std": std, "target_std": self.target_std}
 

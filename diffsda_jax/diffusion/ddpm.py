@@ -161,4 +161,4 @@ def run_chain(
         return x, x if trajectory else None
 
     x_end, states = jax.lax.scan(step, x_start, steps)
-    return states if trajectory else x_end
+    return x_end if states is None else states

@@ -177,7 +177,7 @@ def solve(
         answers = (answer, *answers[:-1])
         x = x_seen if correct is None else _step(correct, x_before, answers)
         x_next = _step(predict, x, answers)
-        if eta:
+        if eta and key is not None:
             noise = jax.random.normal(stream(key, "ancestral", place), x.shape, x.dtype)
             x_next += predict.noise * noise
         return (x_next, x, answers), x_next if trajectory else None
@@ -190,7 +190,7 @@ def solve(
 
 def _step(row: Table, x: Array, answers: tuple[Array, ...]) -> Array:
     """One step but for its noise; elementwise, so that no accelerator rounds it to bfloat16."""
-    x = row.keep * x
+    x = x * row.keep
     for j in range(row.weights.shape[0]):
         x += row.weights[j] * answers[j]
     return x

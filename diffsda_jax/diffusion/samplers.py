@@ -68,7 +68,7 @@ class SamplerSpec:
         """The noise levels for ``schedules.sigma_grid``: the sampler's own, else the model's."""
         own = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
         model = {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}
-        return {name: model[name] if own[name] is None else own[name] for name in own}
+        return {name: model[name] if given is None else given for name, given in own.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -50,7 +50,7 @@ class Attribute:
         """Standard deviation over all clips and their real steps."""
         if self.values.ndim == 1:
             return float(np.std(self.values))
-        return float(np.std(self.values[valid_steps(*self.values.shape, length)]))
+        return float(np.std(self.values[valid_steps(self.values.shape, length)]))
 
     def at(self, codes: Codes, length: Lengths | None) -> Num[np.ndarray, " P"]:
         """The value at each code: of its step, or of its sequence (mean over the real steps)."""
@@ -194,7 +194,7 @@ def measure_effects(
         for sign in (-1.0, 1.0)
     ]
     clips = decode([factors, *ends])
-    real = valid_steps(len(factors), clips.shape[2], length)
+    real = valid_steps((len(factors), clips.shape[2]), length)
     for column, attribute in enumerate(attributes):
         if attribute.measure is None:
             continue

@@ -63,9 +63,9 @@ def stability_over_samples(
         )
         found.append(_lined_up(reference.directions, refit.directions))
     pairs = itertools.combinations(found, 2)
-    shape = reference.directions.shape
+    count, size = reference.directions.shape
     random = [
-        [_lined_up(reference.directions, random_directions(*shape, rng)) for _ in range(2)]
+        [_lined_up(reference.directions, random_directions(count, size, rng)) for _ in range(2)]
         for _ in range(num_random)
     ]
     agreement, chance = (

@@ -87,20 +87,25 @@ def half_clips(
     real = np.full(num_clips, num_steps) if length is None else np.asarray(length)
     index = np.flatnonzero(real // 2 >= _LEAST_STEPS)
     half = real[index] // 2
-    halves = []
+    halves: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
     for begin in (np.zeros_like(half), real[index] - half):
         step = np.minimum(begin[:, None] + np.arange(num_steps), num_steps - 1)
-        inside = valid_steps(len(index), num_steps, half)
-        parts = []
-        for values in (x, mask):
-            if values is None:
-                parts.append(None)
-                continue
-            moved = values[index[:, None], step]
-            shape = (*inside.shape, *(1,) * (moved.ndim - 2))
-            parts.append(np.where(inside.reshape(shape), moved, np.zeros((), moved.dtype)))
-        halves.append((parts[0], half.astype(np.int32), parts[1]))
+        inside = valid_steps((len(index), num_steps), half)
+        cut_mask = None if mask is None else _cut(mask, index, step, inside)
+        halves.append((_cut(x, index, step, inside), half.astype(np.int32), cut_mask))
     return halves, index
+
+
+def _cut(
+    values: np.ndarray,
+    index: Integer[np.ndarray, " C"],
+    step: Integer[np.ndarray, "C V"],
+    inside: Bool[np.ndarray, "C V"],
+) -> np.ndarray:
+    """Some clips with the steps that are named, 0 where these are not inside."""
+    moved = values[index[:, None], step]
+    shape = (*inside.shape, *(1,) * (moved.ndim - 2))
+    return np.where(inside.reshape(shape), moved, np.zeros((), moved.dtype))
 
 
 def cycle_errors(
@@ -117,7 +122,7 @@ def cycle_errors(
       ``static_nmse`` and ``dynamic_nmse``, squared errors over the variance of what was wanted: 0
       is perfect, ``..._chance`` 1 the mean code.
     """
-    valid = valid_steps(*wanted.dynamic.shape[:2], length)
+    valid = valid_steps(wanted.dynamic.shape, length)
     errors = {}
     for name in ("static", "dynamic"):
         sides = [np.asarray(getattr(factors, name)) for factors in (found, wanted)]

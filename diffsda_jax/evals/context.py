@@ -84,12 +84,16 @@ class EvalSettings:
     def __post_init__(self):
         """Check the choices and resolve the start noise; ValueError for an unknown one."""
         check_choice("form", self.form, FORMS)
-        if self.start is None:
-            object.__setattr__(self, "start", _START_OF_FORM[self.form])
-        check_choice("start", self.start, STARTS)
+        object.__setattr__(self, "start", self.start_noise)
+        check_choice("start", self.start_noise, STARTS)
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for part in self.parts:
             check_choice("parts", part, _ALL_PARTS)
+
+    @property
+    def start_noise(self) -> str:
+        """The start noise of swaps: the one chosen, or that of the form."""
+        return _START_OF_FORM[self.form] if self.start is None else self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +172,7 @@ class Context(Domain):
     def observed(self, index: Integer[np.ndarray, " P"]) -> Bool[np.ndarray, "P V *maskdims"]:
         """True where a value of a test clip was observed and is not padding."""
         x, _, length = self.test_clips(index)
-        return observed_values(*x.shape[:2], length, self.pick("mask", index))
+        return observed_values(x.shape, length, self.pick("mask", index))
 
     def codes(self, split: str) -> Factors:
         """Factors of all clips of ``train`` or ``test`` to be read: with one s a clip."""
@@ -230,7 +234,7 @@ class Context(Domain):
         """
         noise = make_start(
             self.model,
-            start or self.settings.start,
+            start or self.settings.start_noise,
             self.test["x"][dynamic_index].shape,
             target=self.test_clips(static_index),
             donor=self.test_clips(dynamic_index),

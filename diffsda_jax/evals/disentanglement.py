@@ -322,7 +322,7 @@ def _items(
         sequence = np.arange(len(static))
         dynamic, dynamic_factor = mean_over_steps(dynamic, known.length), known.dynamic
     else:
-        sequence, step = np.nonzero(valid_steps(*dynamic.shape[:2], known.length))
+        sequence, step = np.nonzero(valid_steps(dynamic.shape, known.length))
         dynamic, dynamic_factor = dynamic[sequence, step], known.dynamic[sequence, step]
     chosen = np.random.default_rng(seed).permutation(len(sequence))[:num_items]
     codes = np.concatenate([static[sequence[chosen]], dynamic[chosen]], axis=1)

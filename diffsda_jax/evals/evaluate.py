@@ -168,10 +168,11 @@ def _write(result: EvalResult, frames: list[Picture], directory: Path, context: 
         write_results(result.metrics, directory, form=form, settings=settings, notes=result.notes)
     )
     result.files += write_pictures(result.images, directory)
-    for name, samples in result.sounds.items():
-        result.files.append(directory / "sounds" / f"{name.replace('/', '_')}.wav")
-        result.files[-1].parent.mkdir(exist_ok=True)
-        result.files[-1].write_bytes(encode_wav(samples, context.sound.sample_rate_hz))
+    if context.sound is not None:
+        for name, samples in result.sounds.items():
+            result.files.append(directory / "sounds" / f"{name.replace('/', '_')}.wav")
+            result.files[-1].parent.mkdir(exist_ok=True)
+            result.files[-1].write_bytes(encode_wav(samples, context.sound.sample_rate_hz))
     suffix = video_suffix()
     for name, video in result.videos.items():
         path = directory / "videos" / (name.replace("/", "_") + suffix)

@@ -48,12 +48,12 @@ class Reconstructions(NamedTuple):
     """Some test clips decoded from their own factors, and noise that knows nothing of them.
 
     Attributes:
-      index: of the test clips ``[P]``.
+      clip_index: of the test clips ``[P]``.
       x: decoded, normalised ``[P, V, ...]``.
       error: mean squared error over the variance of the data, ``[P]``; the mean clip gets 1.
     """
 
-    index: Integer[np.ndarray, " P"]
+    clip_index: Integer[np.ndarray, " P"]
     x: Clips
     error: Errors
 

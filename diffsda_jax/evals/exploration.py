@@ -66,7 +66,7 @@ def gather_codes(
     if factor == "static":
         static = np.asarray(with_one_static(factors, length).static)
         return Codes(static, np.arange(len(static)))
-    real = valid_steps(*dynamic.shape[:2], length)
+    real = valid_steps(dynamic.shape, length)
     if level == "step":
         sequence, step = np.nonzero(real)
         return Codes(dynamic[sequence, step], sequence, step)

@@ -194,7 +194,9 @@ def write_reports(
       All metrics, the Markdown text, and the files.
     """
     metrics = {name: value for side in reports for name, value in metrics_of(side).items()}
-    arrays = {name: values for side in reports for name, values in arrays_of(side).items()}
+    arrays: dict[str, Any] = {}
+    for side in reports:
+        arrays |= arrays_of(side)
     text = "\n".join([*map(markdown_of, reports), *(f"- {note}" for note in notes)])
     first = write_results(metrics, directory, form=form, settings=settings, notes=notes)
     files = [first, directory / "components.npz", directory / "components.md"]

@@ -87,8 +87,8 @@ def swap_scores(
         look(networks, result),
         look(networks, static_donor),
         look(networks, dynamic_donor),
-        valid_steps(*steps, static_length),
-        valid_steps(*steps, dynamic_length),
+        valid_steps(steps, static_length),
+        valid_steps(steps, dynamic_length),
         static_labels=static_labels,
         dynamic_labels=dynamic_labels,
         form=form,
@@ -181,13 +181,16 @@ def faces(context: Context) -> Outcome:
     )
     x_swap = context.decode(mixed, static_index, dynamic_index)
     used, place = np.unique(np.stack(pairs), return_inverse=True)
+    static_rows, dynamic_rows = place.reshape(2, -1)
     x = context.test["x"]
     real = _by_blocks(context, len(used), lambda block: _look_at(context, x[used[block]]))
     result = _by_blocks(context, len(x_swap), lambda block: _look_at(context, x_swap[block]))
     scores = compare_views(
         result,
-        *({role: seen[rows] for role, seen in real.items()} for rows in place.reshape(2, -1)),
-        *(context.observed(index) for index in pairs),
+        {role: seen[static_rows] for role, seen in real.items()},
+        {role: seen[dynamic_rows] for role, seen in real.items()},
+        context.observed(static_index),
+        context.observed(dynamic_index),
         static_labels=_labels_of(context, "static_label", static_index),
         dynamic_labels=_labels_of(context, "dynamic_label", dynamic_index),
         form=context.settings.form,

@@ -63,7 +63,7 @@ def mean_errors(
       ValueError: no frame is left.
     """
     steps = next(iter(errors.values())).shape
-    use = valid_steps(*steps, None if length is None else np.asarray(length))
+    use = valid_steps(steps, None if length is None else np.asarray(length))
     use = use if mask is None else use & np.asarray(mask)
     if not use.any():
         raise ValueError(

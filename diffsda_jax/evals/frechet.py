@@ -1,5 +1,7 @@
 """How far two sets of clips lie apart, by the mean and covariance of their features."""
 
+from typing import cast
+
 import numpy as np
 from jaxtyping import Float
 
@@ -64,7 +66,7 @@ def pool_over_time(
         any other is all zeros.
       length: real steps of each clip.
     """
-    use = valid_steps(*values.shape[:2], length) & np.isfinite(values).all(-1)
+    use = valid_steps(values.shape, length) & np.isfinite(values).all(-1)
     mean, spread = _mean_and_std(values, use[..., None])
     return np.concatenate([mean, spread], axis=-1)
 
@@ -78,7 +80,7 @@ def series_statistics(
     deviation over all of them, and root mean square of the differences of neighbouring steps. A
     quarter without a step, of fewer than four, has the mean of all.
     """
-    valid = valid_steps(*x.shape[:2], length)
+    valid = valid_steps(x.shape, length)
     mean, spread = _mean_and_std(x, valid[..., None])
     quarter = 4 * np.arange(x.shape[1]) // np.maximum(valid.sum(1, keepdims=True), 1)
     means = []
@@ -95,7 +97,9 @@ def _moments(features: Features) -> tuple[np.ndarray, np.ndarray]:
     """Mean, and R with ``R^T R`` the covariance."""
     features = np.asarray(features, np.float64)
     mean = features.mean(0)
-    return mean, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+    # NumPy's own types give this mode the result of the others.
+    root = cast(np.ndarray, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r"))
+    return mean, root
 
 
 def _mean_and_std(values: np.ndarray, use: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,9 @@ def draw(
 ) -> tuple[dict[str, Picture], list[Picture], list[str]]:
     """All pictures by name, the frames of the animated swap grid (video only), and notes."""
     pictures = {"factors/static": _static_picture(context, static_names)}
-    names, frames, notes = (static_names, dynamic_names), [], []
+    names = (static_names, dynamic_names)
+    frames: list[Picture] = []
+    notes: list[str] = []
     if len(context.some_clips()):
         pictures["factors/dynamic"] = _dynamic_picture(context, *names)
     reason = context.why_no_swaps()
@@ -69,8 +71,9 @@ def _swap_grid(context: Context) -> tuple[Picture, list[Picture]]:
     dynamic_index = np.repeat(rows, len(columns))
     x_swap = context.to_frames(_mixed(context, static_index, dynamic_index))
     x_swap = x_swap.reshape(len(rows), len(columns), *x_swap.shape[1:])
-    originals = [context.to_frames(context.test["x"][index]) for index in (columns, rows)]
-    return swap_grid_image(*originals, x_swap), swap_grid_animation(*originals, x_swap)
+    x_static, x_dynamic = (context.to_frames(context.test["x"][i]) for i in (columns, rows))
+    grid = swap_grid_image(x_static, x_dynamic, x_swap)
+    return grid, swap_grid_animation(x_static, x_dynamic, x_swap)
 
 
 def swap_videos(context: Context, count: int) -> dict[str, UInt8[np.ndarray, "V H W 3"]]:
@@ -81,7 +84,7 @@ def swap_videos(context: Context, count: int) -> dict[str, UInt8[np.ndarray, "V 
         "dynamic": context.test["x"][dynamic_index],
         "result": _mixed(context, static_index, dynamic_index),
     }
-    videos = {}
+    videos: dict[str, np.ndarray] = {}
     for name, x in clips.items():
         frames = enlarge(to_uint8(context.to_frames(x)), _VIDEO_PIXELS)
         videos |= {f"swap_{number}/{name}": video for number, video in enumerate(frames)}
@@ -118,7 +121,7 @@ def _swap_series(
     given = _captions(context, static_names, dynamic_names, static_index)
     moved = _captions(context, static_names, dynamic_names, dynamic_index)
     captions = None
-    if given is not None:
+    if given is not None and moved is not None:
         captions = [f"{left}\nmoves like {right}" for left, right in zip(given, moved, strict=True)]
     return swap_series_figure(
         natural(context.test["x"][static_index]),

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Integer
 
 from diffsda_jax.evals.context import Context
 from diffsda_jax.evals.frechet import few_items_note, frechet_distance, series_statistics
-from diffsda_jax.evals.interface import Clips, Lengths, valid_steps
+from diffsda_jax.evals.interface import Clips, FactorPrior, Lengths, valid_steps
 from diffsda_jax.evals.interpolation import interpolation_scores
 from diffsda_jax.evals.sample_measures import label_distance, label_scores, memorising_ratio
 from diffsda_jax.evals.views import NO_FEATURES, View, look_at
@@ -85,6 +85,13 @@ def generation(context: Context) -> Outcome:
     return _with_chance(metrics) | interpolation_scores(context), notes
 
 
+def _prior_of(context: Context) -> FactorPrior:
+    """The prior of a context; ValueError where there is none."""
+    if context.prior is None:
+        raise ValueError(why_no_generation(context))
+    return context.prior
+
+
 def why_no_generation(context: Context) -> str | None:
     """Why nothing can be generated, or None if it can."""
     if context.prior is None:
@@ -107,7 +114,7 @@ def sample_batches(context: Context, like: Places) -> tuple[dict[str, Batch], li
       context: with a prior.
       like: test clips whose length and gaps the samples have, and whose factors are kept.
     """
-    prior, seed, steps = context.prior, context.settings.seed, context.test["x"].shape[1]
+    prior, seed, steps = _prior_of(context), context.settings.seed, context.test["x"].shape[1]
     given, how = context.test_factors[like], {"seed": seed, "lengths": context.pick("length", like)}
     ways = {
         "samples": lambda: prior.sample(len(like), steps, **how),
@@ -149,7 +156,7 @@ def sample_longer(context: Context, count: int) -> tuple[Clips | None, list[str]
     """Clips twice as long as those of the data; None, and why, where prior or model cannot."""
     steps = 2 * context.test["x"].shape[1]
     try:
-        factors = context.prior.sample(count, steps, seed=context.settings.seed)
+        factors = _prior_of(context).sample(count, steps, seed=context.settings.seed)
         return context.decode_from_noise(_checked(factors, steps)), []
     except ValueError as error:
         return None, [f"sequences longer than seen skipped: {error}"]
@@ -264,7 +271,7 @@ class FactorScale:
     def __init__(self, factors: Factors, length: Lengths | None):
         """Measures mean and spread; padding does not count."""
         static, dynamic = np.asarray(factors.static), np.asarray(factors.dynamic)
-        steps = dynamic[valid_steps(*dynamic.shape[:2], length)]
+        steps = dynamic[valid_steps(dynamic.shape, length)]
         self._static, self._dynamic = (
             (values.mean(0), np.maximum(values.std(0), 1e-6)) for values in (static, steps)
         )
@@ -273,7 +280,7 @@ class FactorScale:
         """Static ``[B, S]`` and dynamic ``[B, V, D]`` in these units, the latter 0 at padding."""
         (mean_s, std_s), (mean_d, std_d) = self._static, self._dynamic
         dynamic = (np.asarray(batch.factors.dynamic) - mean_d) / std_d
-        valid = valid_steps(*dynamic.shape[:2], batch.length)[..., None]
+        valid = valid_steps(dynamic.shape, batch.length)[..., None]
         return (np.asarray(batch.factors.static) - mean_s) / std_s, np.where(valid, dynamic, 0)
 
     def statistics(self, batch: Batch) -> Float[np.ndarray, "N E"]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jax import Array
 from jaxtyping import Bool, Float, Integer
 
 from diffsda_jax.data.transforms import expand_mask
@@ -72,7 +73,7 @@ class Sound:
     """
 
     denormalize: Callable[[Clips], Clips]
-    vocoder: Callable[[Clips], Float[np.ndarray, "B N"]]
+    vocoder: Callable[[Clips], Float[np.ndarray, "B N"] | Float[Array, "B N"]]
     sample_rate_hz: int
 
 
@@ -135,23 +136,21 @@ def encode_clips(
     return Factors(static=np.concatenate(static), dynamic=np.concatenate(dynamic))
 
 
-def valid_steps(
-    num_clips: int, num_steps: int, length: Lengths | None = None
-) -> Bool[np.ndarray, "B V"]:
-    """True where a step is real, False where it is padding after the end."""
+def valid_steps(shape: tuple[int, ...], length: Lengths | None = None) -> Bool[np.ndarray, "B V"]:
+    """True where a step of ``[B, V, ...]`` is real, False where it is padding after the end."""
+    num_clips, num_steps = shape[:2]
     if length is None:
         return np.ones((num_clips, num_steps), bool)
     return np.arange(num_steps)[None, :] < np.asarray(length)[:, None]
 
 
 def observed_values(
-    num_clips: int,
-    num_steps: int,
+    shape: tuple[int, ...],
     length: Lengths | None = None,
     mask: Bool[np.ndarray, "B V *maskdims"] | None = None,
 ) -> Bool[np.ndarray, "B V *maskdims"]:
     """True where a value is observed and not padding; ``[B, V]`` without a mask."""
-    valid = valid_steps(num_clips, num_steps, length)
+    valid = valid_steps(shape, length)
     return valid if mask is None else mask & expand_mask(valid, mask.ndim)
 
 
@@ -165,5 +164,5 @@ def mean_over_steps(
     values: Float[np.ndarray, "B V D"], length: Lengths | None = None
 ) -> Float[np.ndarray, "B D"]:
     """Mean over the real steps of each sequence."""
-    valid = valid_steps(*values.shape[:2], length)[..., None]
+    valid = valid_steps(values.shape, length)[..., None]
     return np.where(valid, values, 0).sum(1) / np.maximum(valid.sum(1), 1)

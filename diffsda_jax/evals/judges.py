@@ -26,6 +26,7 @@ from diffsda_jax.evals.interface import (
     padded_batches,
     valid_steps,
 )
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.rngs import stream
 
 _SMALLEST_MAP = 4  # convolutions halve a frame until its side is at most this
@@ -112,10 +113,9 @@ class JudgeNet(nn.Module):
         self, x: Float[Array, "B V *element"], valid: Bool[Array, "B V"]
     ) -> tuple[dict[str, Float[Array, "B _"]], Float[Array, "B E"]]:
         """Logits by head, and what the heads read; ``valid`` is False at padding steps."""
-        is_video = x.ndim == 5
-        appearance, steps = self._frames(x) if is_video else (None, x)
+        appearance, steps = self._frames(x) if x.ndim == 5 else (None, x)
         pooled = _pool(SeriesTrunk(2 * self.width)(steps, valid), valid)
-        appearance = _pool(appearance, valid) if is_video else pooled
+        appearance = pooled if appearance is None else _pool(appearance, valid)
         logits, read = {}, []
         if self.num_static:
             logits["static"] = nn.Dense(self.num_static, name="static")(appearance)
@@ -123,7 +123,7 @@ class JudgeNet(nn.Module):
         if self.num_dynamic:
             logits["dynamic"] = nn.Dense(self.num_dynamic, name="dynamic")(pooled)
             # Both heads of a series read the same.
-            read += [pooled] if is_video or not read else []
+            read += [pooled] if x.ndim == 5 or not read else []
         return logits, jnp.concatenate(read, axis=-1)
 
     def _frames(
@@ -314,7 +314,7 @@ def _fit(
     def loss_fn(params: Any, index: Array, noise_key: Array) -> Array:
         clips = x[index]
         noise = jax.random.normal(noise_key, clips.shape, clips.dtype)
-        logits, _ = net.apply(params, clips + input_noise * noise, valid[index])
+        logits, _ = applied(net, params, clips + input_noise * noise, valid[index])
         return sum(
             optax.softmax_cross_entropy_with_integer_labels(logits[name], label[index]).mean()
             for name, label in labels.items()
@@ -336,7 +336,7 @@ def _apply(
     net: JudgeNet, params: Any, x: Float[Array, "B V *element"], valid: Bool[Array, "B V"]
 ) -> tuple[dict[str, Float[Array, "B _"]], Float[Array, "B E"]]:
     """Probabilities by head, and features."""
-    logits, features = net.apply(params, x, valid)
+    logits, features = applied(net, params, x, valid)
     return {name: nn.softmax(values) for name, values in logits.items()}, features
 
 
@@ -344,8 +344,8 @@ def _prepare(
     x: Clips, length: Lengths | None, mask: Bool[np.ndarray, "B V *maskdims"] | None
 ) -> tuple[Float[np.ndarray, "B V *element"], Bool[np.ndarray, "B V"]]:
     """Clips with unobserved values and padding at 0, and which steps are real."""
-    valid = valid_steps(*x.shape[:2], length)
-    observed = expand_mask(observed_values(*x.shape[:2], length, mask), x.ndim)
+    valid = valid_steps(x.shape, length)
+    observed = expand_mask(observed_values(x.shape, length, mask), x.ndim)
     return np.where(observed, x, 0).astype(np.float32), valid
 
 

@@ -1,5 +1,7 @@
 """Part ``disentanglement``: how single codes and labels correspond, and how steady codes are."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffsda_jax.evals import consistency
@@ -25,7 +27,7 @@ def disentanglement(context: Context) -> Outcome:
     belong to other items are given beside as ``..._chance``.
     """
     labels, notes = collect_labels(context)
-    metrics = {}
+    metrics: dict[str, float] = {}
     if labels:
         tables = [
             clip_table(context.codes(split), context, labels, split) for split in ("train", "test")
@@ -69,7 +71,7 @@ def clip_codes(factors: Factors, length: np.ndarray | None) -> Codes:
 
 
 def clip_table(
-    factors: Factors, context: Context, labels: list[Label], split: str
+    factors: Factors, context: Context, labels: Sequence[Label], split: str
 ) -> tuple[Codes, FactorTable]:
     """Codes and labels of the clips of a split."""
     data = getattr(context, split)
@@ -91,7 +93,7 @@ def step_table(
     """
     data = getattr(context, split)
     own, dynamic = np.asarray(factors.static), np.asarray(factors.dynamic)
-    clip, step = np.nonzero(valid_steps(*dynamic.shape[:2], data.get("length")))
+    clip, step = np.nonzero(valid_steps(dynamic.shape, data.get("length")))
     chosen = _choose(len(clip), context.settings.seed)
     clip, step = clip[chosen], step[chosen]
     if "factor_static" in context.train:
@@ -122,7 +124,7 @@ def _scores(
     if "factor_static" in context.train and name == "steps":
         num_static = context.train["factor_static"].shape[1]
     rng = np.random.default_rng(context.settings.seed)
-    result = {}
+    result: dict[str, float] = {}
     for suffix in ("", "_chance"):
         if suffix:
             codes, test_codes = (
@@ -179,10 +181,12 @@ def _consistency(context: Context, labels: list[Label]) -> dict[str, float]:
             result[key] = consistency.same_label_ratio(values, label.test, other)
     halves, index = consistency.half_clips(context.test["x"], length, context.test.get("mask"))
     if len(index) > 1:
-        sides = [
-            encode_clips(context.model, *half, batch_size=context.settings.batch_size).static
+        first, second = (
+            encode_clips(context.model, *half, batch_size=context.settings.batch_size)
             for half in halves
-        ]
-        result["s_of_halves_distance_ratio"] = consistency.windows_ratio(*sides)
+        )
+        result["s_of_halves_distance_ratio"] = consistency.windows_ratio(
+            np.asarray(first.static), np.asarray(second.static)
+        )
     known = {name: value for name, value in result.items() if value is not None}
     return known | {f"{name}_chance": 1.0 for name in known}

@@ -73,10 +73,13 @@ def collect_labels(context: Context) -> tuple[list[Label], list[str]]:
         values = [data[key] for data in (context.train, context.test, context.readers)]
         if any(value.ndim != 1 for value in values):
             continue
+        train, test, readers = (value.astype(np.int64) for value in values)
         label = Label(
             name,
             block,
-            *(value.astype(np.int64) for value in values),
+            train,
+            test,
+            readers,
             whole=name != "dynamic" or not places,
         )
         if min(len(np.unique(label.train)), len(np.unique(label.test))) < 2:
@@ -92,7 +95,8 @@ def train_readers(context: Context, labels: Sequence[Label]) -> dict[str, Judge]
     return {
         label.name: train_judge(
             context.readers["x"],
-            **{f"{label.block}_label": label.readers},
+            static_label=label.readers if label.block == "static" else None,
+            dynamic_label=label.readers if label.block == "dynamic" else None,
             length=context.readers.get("length"),
             mask=context.readers.get("mask"),
             num_steps=context.settings.judge_steps,
@@ -155,5 +159,5 @@ def _places(context: Context) -> list[Label]:
 def _place(axis: int, middles: Sequence[Float[np.ndarray, " _"]]) -> Label:
     """Halves of the training clips along one axis."""
     borders = np.quantile(middles[0], np.arange(1, _NUM_PLACES) / _NUM_PLACES)
-    classes: list[Integer[np.ndarray, " _"]] = [np.searchsorted(borders, m) for m in middles]
-    return Label(_AXES[axis], "dynamic", *classes, axis=axis, borders=tuple(borders))
+    train, test, readers = (np.searchsorted(borders, middle) for middle in middles)
+    return Label(_AXES[axis], "dynamic", train, test, readers, axis=axis, borders=tuple(borders))

@@ -162,7 +162,7 @@ def trajectory_error(
       ``(mean distance in pixels, share of frames without anything to track in percent)``; the
       frames without are left out of the mean, which is NaN if none is left.
     """
-    valid = valid_steps(*x_swap.shape[:2], length)
+    valid = valid_steps(x_swap.shape, length)
     offset = _mean_without_nan(centre_of_mass(x_static) - position_static, valid)
     distance = np.linalg.norm(
         centre_of_mass(x_swap) - (position_dynamic + offset[:, None]), axis=-1

@@ -285,8 +285,9 @@ class OnnxNetwork(_Network):
     def _see_block(self, frames: Frames) -> tuple[np.ndarray, Found]:
         options, size = self.options, self._file.size
         aligned = np.ones(len(frames), bool)
-        if options.alignment == "landmarks5":
-            maps, aligned = face_maps(*self._aligner.landmarks(frames), size)
+        if options.alignment == "landmarks5" and self._aligner is not None:
+            points, found = self._aligner.landmarks(frames)
+            maps, aligned = face_maps(points, found, size)
         else:
             box = options.box if options.alignment == "crop" else (0.0, 0.0, 1.0, 1.0)
             maps = np.repeat(box_map(box, frames.shape[1:3], size)[None], len(frames), 0)
@@ -307,6 +308,7 @@ class OnnxNetwork(_Network):
         first, *others = self._file.run((pixels - mean) / std)
         self._check_answer(first, len(images))
         score = np.full((len(images), 1), np.inf, np.float32)
+        values: np.ndarray
         if options.reading == "embedding":
             values = first.reshape(len(images), -1)
             if options.normalize:

@@ -57,7 +57,7 @@ class OnnxFile:
                 f"{shown}, which size={tuple(size)} does not fit; set {name}.size to the height "
                 f"and width in pixels that the network was made for."
             )
-        self.size, self.batch_size = sides, shape[0] or 0
+        self.size, self.batch_size = (sides[0], sides[1]), shape[0] or 0
         self._input, self._layout, self._type = first.name, layout, _NUMBER_TYPES[first.type]
         self._shown = shown
         known = [output.name for output in self._session.get_outputs()]

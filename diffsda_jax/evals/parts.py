@@ -57,8 +57,8 @@ def verification(context: Context) -> Outcome:
 
 def probes(context: Context) -> Outcome:
     """Linear probes of both factors to both labels."""
-    codes = (context.codes(split) for split in ("train", "test"))
-    return probe_factors(*codes, context.train, context.test)
+    train, test = (context.codes(split) for split in ("train", "test"))
+    return probe_factors(train, test, context.train, context.test)
 
 
 def judge(context: Context) -> Outcome:
@@ -117,10 +117,14 @@ def swap(context: Context) -> Outcome:
     if context.kind == "video" and "position" in context.test:
         result.update(_trajectory(context, x_swap, static_index, dynamic_index))
     if context.sound is not None:
-        indices = (static_index, dynamic_index)
-        donors = (context.test["x"][index] for index in indices)
-        lengths = (context.pick("length", index) for index in indices)
-        voices = cepstral_distances(x_swap, *donors, context.sound.denormalize, *lengths)
+        voices = cepstral_distances(
+            x_swap,
+            context.test["x"][static_index],
+            context.test["x"][dynamic_index],
+            context.sound.denormalize,
+            context.pick("length", static_index),
+            context.pick("length", dynamic_index),
+        )
         result.update(voices)
     if not result:
         notes.append("swap metrics skipped: they need a judge or positions; see the pictures")
@@ -137,7 +141,8 @@ def one_factor(context: Context) -> Outcome:
     if not len(index):
         return {}, ["one_factor skipped: num_swaps is 0, so there are no clips"]
     mean = mean_factors(context.train_factors, context.train.get("length"))
-    result, notes = {}, []
+    result: dict[str, float] = {}
+    notes: list[str] = []
     for keep in ("static", "dynamic"):
         factors = keep_one_factor(context.test_factors[index], mean, keep)
         decoded = context.decode(factors, index, index, start="random")

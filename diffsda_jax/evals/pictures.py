@@ -187,7 +187,10 @@ def _grid(
 
 
 def _draw_upwards(
-    canvas: Image.Image, text: str, centre: tuple[float, float], font: ImageFont.FreeTypeFont
+    canvas: Image.Image,
+    text: str,
+    centre: tuple[float, float],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """Text that reads from bottom to top, centred on a point."""
     label = Image.new("RGB", (int(font.getlength(text)) + 4, 22), _BACKGROUND)

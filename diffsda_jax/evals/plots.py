@@ -53,7 +53,7 @@ def swap_series_figure(
         title = "dynamics donor, reconstructed"
         columns.append((title, x_reconstructed, length_dynamic, _RESULT_COLOUR))
     num_rows, num_features = len(x_static), x_static.shape[2]
-    shown = [series[valid_steps(*series.shape[:2], length)] for _, series, length, _ in columns[:2]]
+    shown = [series[valid_steps(series.shape, length)] for _, series, length, _ in columns[:2]]
     values = np.concatenate(shown)
     # A heat map may saturate at its few largest values; a line may not leave its panel.
     limits = np.percentile(values, [0.5, 99.5] if num_features > MAX_LINES else [0, 100])

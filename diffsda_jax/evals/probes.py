@@ -95,7 +95,7 @@ def flatten_steps(
     dynamic: Float[np.ndarray, "N V D"], length: Lengths | None = None
 ) -> Float[np.ndarray, "N VD"]:
     """All dynamic factors of a sequence as one vector; padding steps are 0."""
-    valid = valid_steps(*dynamic.shape[:2], length)[..., None]
+    valid = valid_steps(dynamic.shape, length)[..., None]
     return np.where(valid, dynamic, 0).reshape(len(dynamic), -1)
 
 
@@ -170,8 +170,7 @@ def _position_probes(
 ) -> dict[str, float]:
     """R^2 of the place in each real step from d, and of all places from s."""
     on_train, on_test = (
-        valid_steps(*data["position"].shape[:2], data.get("length"))
-        for data in (train_data, test_data)
+        valid_steps(data["position"].shape, data.get("length")) for data in (train_data, test_data)
     )
     train_path, test_path = (
         flatten_steps(data["position"], data.get("length")) for data in (train_data, test_data)

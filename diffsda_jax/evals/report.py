@@ -79,9 +79,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         for line in lines:
             rows.append((f"  {line.title}", line.value, line.unit, line.chance, line.over_chance))
     widths = [max(len(row[i]) for row in [header, *rows] if len(row) > i) for i in range(5)]
-    lines = [_line(header, widths), "-" * (sum(widths) + 2 * 4)]
-    lines += [_line(row, widths) for row in rows]
-    return "\n".join(lines)
+    ruled = [_line(header, widths), "-" * (sum(widths) + 2 * 4)]
+    return "\n".join([*ruled, *(_line(row, widths) for row in rows)])
 
 
 def write_results(

@@ -58,7 +58,8 @@ def losses(trial: Trial, reference: Trial, num_clips: int, tolerance_percent: fl
     """
     found = []
     for name, worse in _worse_by(trial, reference).items():
-        floor = 100 / num_clips if LEAST_LOSS[name][1] is None else LEAST_LOSS[name][1]
+        least = LEAST_LOSS[name][1]
+        floor = 100 / num_clips if least is None else least
         floor = 0.0 if name == "distance_nmse" else floor
         if not worse <= max(floor, _share(name, reference, tolerance_percent)):  # NaN is worse
             found.append(name)

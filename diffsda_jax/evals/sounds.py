@@ -116,7 +116,7 @@ def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray])
     codes = context.codes("test")
     s, d = np.asarray(codes.static), np.asarray(codes.dynamic)
     pairs = list(zip(voices, words, strict=True))
-    weights = valid_steps(*d.shape[:2], context.test.get("length")).sum(1)
+    weights = valid_steps(d.shape, context.test.get("length")).sum(1)
     static = [
         np.tile(np.average(s[voice], axis=0, weights=weights[voice]), (len(word), 1))
         for voice, word in pairs
@@ -126,7 +126,7 @@ def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray])
     chunks, settings = np.concatenate(words), context.settings
     start = make_start(
         context.model,
-        settings.start,
+        settings.start_noise,
         context.test["x"][chunks].shape,
         target=context.test_clips(targets),
         donor=context.test_clips(chunks),
@@ -146,7 +146,7 @@ def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray])
 
 def _joined(context: Context, chunks: Integer[np.ndarray, " C"], x: Clips) -> Frames:
     """Chunks one after the other, without what only fills them up."""
-    return x[valid_steps(*x.shape[:2], context.pick("length", chunks))]
+    return x[valid_steps(x.shape, context.pick("length", chunks))]
 
 
 def _play(frames: dict[str, Frames], sound: Sound) -> dict[str, Float[np.ndarray, " N"]]:

@@ -56,7 +56,8 @@ def make_pairs(
             f"and at least 1; evaluate on more clips."
         )
     rng = np.random.default_rng(seed)
-    static_index, dynamic_index = [], []
+    static_index: list[np.ndarray] = []
+    dynamic_index: list[np.ndarray] = []
     while sum(map(len, dynamic_index)) < num_swaps:
         donors = rng.permutation(num_clips)
         dynamic_index.append(donors)
@@ -108,7 +109,7 @@ def make_start(
         len(x),
         batch_size,
     )
-    real = expand_mask(valid_steps(*shape[:2], length), len(shape))
+    real = expand_mask(valid_steps(shape, length), len(shape))
     return np.where(real, inverted, noise)
 
 
@@ -171,7 +172,7 @@ def reconstruction_starts(model: SequenceModel) -> tuple[str, ...]:
 def mean_factors(factors: Factors, length: Lengths | None = None) -> Factors:
     """Mean of s over the clips and mean of d over the clips and their real steps, batch of 1."""
     dynamic = np.asarray(factors.dynamic)
-    valid = valid_steps(*dynamic.shape[:2], length)
+    valid = valid_steps(dynamic.shape, length)
     mean_dynamic = dynamic[valid].mean(0)
     return Factors(
         static=np.asarray(with_one_static(factors, length).static).mean(0, keepdims=True),

@@ -24,6 +24,7 @@ from diffsda_jax.evals.context import FORMS
 from diffsda_jax.evals.interface import Lengths, valid_steps
 from diffsda_jax.evals.probes import chance_level
 from diffsda_jax.factors import Factors
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.nets.recurrence import LSTM
 from diffsda_jax.rngs import stream
 
@@ -60,9 +61,8 @@ class ProbeSpec:
           ValueError: one that is not allowed.
         """
         check_choice("kind", self.kind, tuple(_HIDDEN))
-        if self.hidden is None:
-            object.__setattr__(self, "hidden", _HIDDEN[self.kind])
-        if self.kind == "binary" and len(self.hidden) != 2:
+        object.__setattr__(self, "hidden", widths := self.hidden or _HIDDEN[self.kind])
+        if self.kind == "binary" and len(widths) != 2:
             raise ValueError(
                 f"hidden: {self.hidden} for a binary probe; allowed are two widths, of the LSTM "
                 f"and of the layer after it; give for example (32, 16)."
@@ -177,7 +177,7 @@ def block_features(
             f"block a step; give targets of longer blocks."
         )
     used = slice(0, num_blocks * size)
-    valid = valid_steps(num_items, num_steps, length)[:, used, None]
+    valid = valid_steps(dynamic.shape, length)[:, used, None]
     total = np.where(valid, dynamic[:, used], 0).reshape(num_items, num_blocks, size, width).sum(2)
     count = valid.reshape(num_items, num_blocks, size, 1).sum(2)
     shared = np.broadcast_to(static[:, None], (num_items, num_blocks, static.shape[1]))
@@ -224,7 +224,7 @@ def _fit_and_read(
     seeds: UInt[Array, " R"],
 ) -> Float[Array, "R M K"]:
     """Outputs of each repeat on the test items, after training on the training items."""
-    net = ProbeNet(spec.hidden, num_outputs)
+    net = ProbeNet(spec.hidden or (), num_outputs)
     keys = jax.vmap(jax.random.key)(seeds)
 
     def init(key: Array) -> Any:
@@ -232,7 +232,7 @@ def _fit_and_read(
 
     def fit_and_read(params: Any, key: Array) -> tuple[Any, Array]:
         params = _fit(spec, net, params, inputs, goal, key)
-        return params, net.apply(params, *test_inputs)
+        return params, applied(net, params, *test_inputs)
 
     if reuse:
         return jax.lax.scan(fit_and_read, init(keys[0]), keys)[1]
@@ -248,7 +248,7 @@ def _fit(
     optimizer = optax.adamw(schedule, weight_decay=spec.weight_decay)
 
     def loss_fn(params: Any, index: Array) -> Array:
-        return _loss(spec.kind, net.apply(params, *_take(inputs, index)), goal[index])
+        return _loss(spec.kind, applied(net, params, *_take(inputs, index)), goal[index])
 
     def step(carry: Any, index: Array) -> tuple[Any, None]:
         params, state = carry
@@ -332,7 +332,7 @@ def _binary_task(train: _Side, test: _Side) -> _Task:
     """A yes or no from the course of d, with s beside it in every step."""
     (factors, target, length), (test_factors, test_target, test_length) = train, test
     valid, test_valid = (
-        valid_steps(*side.dynamic.shape[:2], steps)
+        valid_steps(side.dynamic.shape, steps)
         for side, steps in ((factors, length), (test_factors, test_length))
     )
     static_scaler = StandardScaler().fit(np.asarray(factors.static))

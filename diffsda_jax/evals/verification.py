@@ -125,7 +125,7 @@ def utterance_factors(
       chunks; and the place of the first chunk.
     """
     _, first, utterance = np.unique(group, return_index=True, return_inverse=True)
-    num_steps = np.maximum(valid_steps(*dynamic.shape[:2], length).sum(1), 1)  # no mean is 0 / 0
+    num_steps = np.maximum(valid_steps(dynamic.shape, length).sum(1), 1)  # no mean is 0 / 0
     total = np.bincount(utterance, weights=num_steps)
 
     def mean(values: Float[np.ndarray, "N E"]) -> Float[np.ndarray, "U E"]:
@@ -287,13 +287,13 @@ def content_features(
     Raises:
       ValueError: two chunks of an utterance have the same order, or one has no real step at all.
     """
-    valid = valid_steps(*dynamic.shape[:2], length)
+    valid = valid_steps(dynamic.shape, length)
     rows = []
     for utterance in np.unique(group):
         chunks = np.flatnonzero(group == utterance)
         places, repeats = np.unique(order[chunks], return_counts=True)
-        steps = [dynamic[chunk][valid[chunk]] for chunk in chunks[np.argsort(order[chunks])]]
-        steps = np.concatenate(steps)
+        parts = [dynamic[chunk][valid[chunk]] for chunk in chunks[np.argsort(order[chunks])]]
+        steps = np.concatenate(parts)
         if repeats.max() > 1 or not len(steps):
             raise ValueError(
                 f"content_features: utterance {utterance} has {len(chunks)} chunks at "
@@ -385,7 +385,7 @@ def _utterances(
     length: Lengths | None,
     group: Integer[np.ndarray, " N"] | None,
     **labels: Integer[np.ndarray, " N"],
-) -> tuple[Float[np.ndarray, "U S"], Float[np.ndarray, "U D"], *tuple[np.ndarray, ...]]:
+) -> tuple[np.ndarray, ...]:
     """`utterance_factors`, then each label by utterance; ValueError if its chunks disagree."""
     group = np.arange(len(static)) if group is None else group
     static, dynamic, first = utterance_factors(static, dynamic, group, length)

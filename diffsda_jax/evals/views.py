@@ -64,7 +64,7 @@ def look_at(
       mask: True = observed.
       networks: whether to ask the networks of the config, which may be slow.
     """
-    observed = expand_mask(observed_values(*x.shape[:2], length, mask), x.ndim)
+    observed = expand_mask(observed_values(x.shape, length, mask), x.ndim)
     x = np.where(observed, x, 0).astype(np.float32)
     features, probabilities = {}, {}
     if context.judge is not None:

@@ -106,7 +106,10 @@ class FirstStageSpec:
         if unknown or "kind" not in values:
             what = f"{unknown[0]} is unknown" if unknown else "kind is missing"
             raise ValueError(f"first_stage.{what}; known fields: {', '.join(known)}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)
 
 
 # Sizes of the autoencoders published with latent diffusion (its table of models), by name.

@@ -63,10 +63,11 @@ class JointPrior(nn.Module):
             train,
         )
         parts = zip((of_static, of_dynamic), (static, dynamic), outputs, strict=True)
-        return tuple(
+        static, dynamic = (
             edm.expand(c.c_skip, x.ndim) * x + edm.expand(c.c_out, x.ndim) * out
             for c, x, out in parts
         )
+        return static, dynamic
 
 
 class FactorTransformer(nn.Module):
@@ -236,8 +237,8 @@ def _relative_features(count: int) -> Float[np.ndarray, "L L F"]:
     static = np.arange(count) == 0
     reads, is_read = static[:, None] & ~static[None, :], static[None, :] & ~static[:, None]
     among_steps = ~static[:, None] & ~static[None, :]
-    features = [decays * (apart > 0)[..., None], decays * (apart < 0)[..., None]]
-    features = np.concatenate([*features, (apart == 0)[..., None]], axis=-1)
+    sides = [decays * (apart > 0)[..., None], decays * (apart < 0)[..., None]]
+    features = np.concatenate([*sides, (apart == 0)[..., None]], axis=-1)
     features = features * among_steps[..., None]
     return np.concatenate([features, reads[..., None], is_read[..., None]], axis=-1).astype(
         np.float32

@@ -22,9 +22,7 @@ EMBEDDING = 256  # width of the noise embedding
 WIDTH_FACTOR = 4  # hidden width for each unit of the configured width m
 
 
-def _run_layers(
-    module: nn.Module, run_layer: Callable[[nn.Module, Array, int], Array], h: Array, count: int
-) -> Array:
+def _run_layers(module: nn.Module, run_layer: Callable[..., Array], h: Array, count: int) -> Array:
     """One layer after the other; with ``module.remat`` gradients compute their insides again."""
     for layer in range(count):
         run = functools.partial(run_layer, layer=layer)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffsda_jax.evals.examples import Examples, Traversal
+from diffsda_jax.evals.examples import Examples, Swaps, Traversal
 from diffsda_jax.evals.pictures import Picture
 from diffsda_jax.evals.report import captions_for
 from diffsda_jax.page.blocks import Block, Figure, Panel, Row, Rows, Section, Slider, Sliders, Text
@@ -59,7 +59,7 @@ def swaps_section(
         blocks.append(Rows(rows))
     if examples is not None and examples.swaps is not None and painter.can_draw:
         count = min(_SHOWN_SWAPS[painter.kind], len(examples.swaps.x))
-        rows = [_swap_row(examples, painter, place) for place in range(count)]
+        rows = [_swap_row(examples, examples.swaps, painter, place) for place in range(count)]
         if rows:
             blocks.append(
                 Text(
@@ -92,6 +92,7 @@ def traversals_section(
         _slider(examples, painter, traversal, place)
         for traversal in traversals
         for place in range(len(traversal.x))
+        if examples is not None
     ]
     if sliders:
         blocks.append(Sliders(sliders))
@@ -117,7 +118,8 @@ def failures_section(
                     f"{np.median(swaps.dynamic_error):.2f} for d."
                 )
             )
-            rows = [_swap_row(examples, painter, int(i)) for i in swaps.worst(_SHOWN_WORST)]
+            worst = swaps.worst(_SHOWN_WORST)
+            rows = [_swap_row(examples, swaps, painter, int(place)) for place in worst]
             blocks.append(Rows(rows, compact))
         if len(rebuilt.x):
             blocks.append(
@@ -196,9 +198,8 @@ def _name(examples: Examples, index: int) -> str:
     return f"clip {index} ({captions_for(known, np.array([index]))[0]})"
 
 
-def _swap_row(examples: Examples, painter: Painter, place: int) -> Row:
+def _swap_row(examples: Examples, swaps: Swaps, painter: Painter, place: int) -> Row:
     """Both donors, the result, and its errors."""
-    swaps = examples.swaps
     static, dynamic = int(swaps.static_index[place]), int(swaps.dynamic_index[place])
     names = _name(examples, static), _name(examples, dynamic)
     clips = [
@@ -221,7 +222,7 @@ def _swap_row(examples: Examples, painter: Painter, place: int) -> Row:
 def _reconstruction_row(examples: Examples, painter: Painter, place: int) -> Row:
     """A test clip and what its factors give."""
     rebuilt = examples.reconstructions
-    index = int(rebuilt.index[place])
+    index = int(rebuilt.clip_index[place])
     name = _name(examples, index)
     clips = [_real(examples, index), _real(examples, index, rebuilt.x[place])]
     panels = [("original", "", name), ("from its factors", "result", f"{name}, reconstructed")]

@@ -117,7 +117,7 @@ class Painter:
         return self.shelf.add_picture(name, _side_by_side(list(frames)))
 
     def _frames(self, x: Clip) -> np.ndarray:
-        return to_uint8(np.asarray(self.to_frames(x[None]))[0])
+        return to_uint8(np.asarray((self.to_frames or np.asarray)(x[None]))[0])
 
     def _draw_series(
         self, clips: Sequence[Clip], alts: Sequence[str]
@@ -133,7 +133,7 @@ class Painter:
         x_axis = Axis("step", 0.0, float(max(max(len(x) for x in shown) - 1, 1)))
         y_axis = axis_of(shown, "value")
         names = self.names(shown[0].shape[1])
-        charts = []
+        charts: list[Media | Markup | None] = []
         for x, alt in zip(shown, alts, strict=True):
             steps = np.arange(len(x))
             lines = [

@@ -7,6 +7,9 @@ METHODS = ("DiffSDA", "DBSE", "SPYL")
 SOURCE = "arXiv 2510.05717"
 
 
+Values = tuple[float | None, float | None, float | None]
+
+
 class Published(NamedTuple):
     """One published metric on one data set.
 
@@ -22,10 +25,10 @@ class Published(NamedTuple):
     title: str
     unit: str
     better: str
-    values: tuple[float | None, float | None, float | None]
+    values: Values
 
 
-def _faces(aed: tuple[float, ...], akd: tuple[float, ...], prefix: str = "") -> list[Published]:
+def _faces(aed: Values, akd: Values, prefix: str = "") -> list[Published]:
     """A set of faces or bodies: s kept (AED) and d kept (AKD) by conditional swaps."""
     return [
         Published(f"faces/{prefix}aed", "AED, static factor kept", "", "lower", aed),
@@ -33,7 +36,7 @@ def _faces(aed: tuple[float, ...], akd: tuple[float, ...], prefix: str = "") -> 
     ]
 
 
-def _speech(static: tuple[float, ...], dynamic: tuple[float, ...], gap: tuple[float, ...]):
+def _speech(static: Values, dynamic: Values, gap: Values) -> list[Published]:
     """Speaker verification by s and by d."""
     return [
         Published("verification/static_eer_percent", "static EER", "%", "lower", static),

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diffsda_jax import config as configuration
 from diffsda_jax.data.sources.base import unknown_name_message
+from diffsda_jax.python_file import execute_file
 
 Overrides = Mapping[str, Any]  # of dotted config keys, such as "model.dynamic_dim"
 MODES = ("eval", "prior")
@@ -136,10 +136,7 @@ def load_study(path: str | Path) -> Study:
             f"study file {path} does not exist; see the folder studies/ for those that do."
         )
     try:
-        spec = importlib.util.spec_from_file_location("study_file", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        study = module.get_study()
+        study = execute_file(path, "study_file").get_study()
     except Exception as error:  # whatever a user's file does; the cause stays chained
         raise ValueError(
             f"study file {path} cannot be read: {' '.join(str(error).split())} It needs a function "

@@ -236,7 +236,7 @@ def _read_metrics(run: Run) -> dict[str, float]:
 
     What the training of a shared model measured counts only where the others measure it, too.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     for mode in run.modes:
         if files := sorted(run.folder.glob(METRICS[mode])):
             metrics |= json.loads(files[-1].read_text())["metrics"]

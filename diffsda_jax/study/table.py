@@ -166,8 +166,8 @@ def _draw_lines(axis, study: Study, column: Mapping[str, Cell], is_first: bool) 
     """Mean and spread over the study's horizontal axis, a line for each name of ``lines``."""
     names = study.lines or dict.fromkeys(study.variants, "")
     for number, line in enumerate(dict.fromkeys(names.values())):
-        chosen = [variant for variant in study.variants if names[variant] == line]
-        chosen = sorted((v for v in chosen if column[v].values), key=study.x.get)
+        chosen = [v for v in study.variants if names[v] == line and column[v].values]
+        chosen.sort(key=lambda variant: study.x[variant])
         colour = _COLOURS[number % len(_COLOURS)]
         axis.errorbar(
             [study.x[variant] for variant in chosen],

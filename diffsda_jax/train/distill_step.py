@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from diffsda_jax import sharding
 from diffsda_jax.diffusion import edm, multistep, schedules
 from diffsda_jax.factors import Factors
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.rngs import stream
 from diffsda_jax.train.state import TrainState
 from diffsda_jax.train.step import LossFn, Metrics, StepFn, jit_step, make_train_step
@@ -97,14 +98,14 @@ def make_distill_loss(student: nn.Module, teacher: nn.Module, **options: Any) ->
         params: Any, constants: Any, batch: dict[str, Array], key: Array
     ) -> tuple[Array, Metrics]:
         model_constants, taught = constants["model"], constants["teacher"]
-        factors = teacher.apply(
-            taught, batch["x"], batch.get("length"), batch.get("mask"), method="encode"
+        factors = applied(
+            teacher, taught, batch["x"], batch.get("length"), batch.get("mask"), method="encode"
         )
         factors, mask = _swap_some(factors, batch.get("mask"), use.swap_share, stream(key, "swap"))
 
         def ask(params: Any, x: Array, sigma: Array) -> Array:
             variables = {"params": params, "constants": model_constants}
-            return student.apply(variables, x, sigma, factors, method="denoise")
+            return applied(student, variables, x, sigma, factors, method="denoise")
 
         path = _teacher_path(teacher, taught, factors, batch["x"], grid, stream(key, "start"))
         place = _draw_places(use, batch["x"].shape[:2], key)
@@ -144,7 +145,7 @@ def _teacher_path(
 
     def denoise(x: Array, sigma: Array) -> Array:
         even = jnp.broadcast_to(sigma, x.shape[:2])
-        return teacher.apply(variables, x, even, factors, method="denoise")
+        return applied(teacher, variables, x, even, factors, method="denoise")
 
     start = grid[0] * jax.random.normal(key, like.shape, jnp.float32)
     method = multistep.METHODS["dpmpp_2m"]
@@ -152,7 +153,7 @@ def _teacher_path(
     return jnp.concatenate([start[None], states])
 
 
-def _draw_places(use: DistillOptions, batch_and_steps: tuple[int, int], key: Array) -> Array:
+def _draw_places(use: DistillOptions, batch_and_steps: tuple[int, ...], key: Array) -> Array:
     """Places on the paths but for their ends, ``[K, B, V]``: some at the start, the others even."""
     shape = (use.draws, *batch_and_steps)
     place = jax.random.randint(stream(key, "place"), shape, 0, use.path_steps)

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from diffsda_jax import sharding
 from diffsda_jax.first_stage.nets import make_model
 from diffsda_jax.first_stage.spec import FirstStageSpec
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.nets.layers import fold_sequence
 from diffsda_jax.rngs import stream
 from diffsda_jax.train.state import TrainState, create_state, place_state
@@ -188,8 +189,8 @@ def make_forward(spec: FirstStageSpec, loss: FirstStageLoss) -> Callable[..., An
     def forward(params: Any, images: Array, key: Array) -> tuple[tuple[Array, Array], Metrics]:
         variables = {"params": params}
         if spec.kind == "vq":
-            latents = model.apply(variables, images, method="encode")
-            codes, indices = model.apply(variables, _stop(latents), method="quantize")
+            latents = applied(model, variables, images, method="encode")
+            codes, indices = applied(model, variables, _stop(latents), method="quantize")
             latent_loss = vq_loss(latents, codes, loss.commitment_weight)
             metrics = {
                 "quantization": jnp.square(latents - codes).mean(),
@@ -197,12 +198,12 @@ def make_forward(spec: FirstStageSpec, loss: FirstStageLoss) -> Callable[..., An
             }
             latents = straight_through(latents, codes)
         else:
-            mean, log_variance = model.apply(variables, images, method="moments")
+            mean, log_variance = applied(model, variables, images, method="moments")
             metrics = {"kl": kl_divergence(mean, log_variance)}
             latent_loss = loss.kl_weight * metrics["kl"] / (images.size // len(images))
             noise = jax.random.normal(stream(key, "posterior"), mean.shape, mean.dtype)
             latents = mean + jnp.exp(0.5 * log_variance) * noise
-        return (model.apply(variables, latents, method=decode), latent_loss), metrics
+        return (applied(model, variables, latents, method=decode), latent_loss), metrics
 
     return forward
 
@@ -212,7 +213,7 @@ def create_first_stage_state(
     optimizer: optax.GradientTransformation,
     adversary: Adversary | None,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     key: Array,
     mesh: Mesh,
     rules: Sequence[sharding.Rule] = (),
@@ -256,7 +257,7 @@ def make_contest(adversary: Adversary, fetch: Fetch) -> Callable[..., Any]:
     """
 
     def score(params: Any, images: Array) -> Array:
-        return adversary.model.apply(fetch(params), images)
+        return applied(adversary.model, fetch(params), images)
 
     def contest(
         step: Array,
@@ -303,7 +304,7 @@ def make_gradient(
     without an adversary); ``metrics`` has ``loss`` and its parts.
     """
     forward = make_forward(spec, loss)
-    contest = adversary and make_contest(adversary, fetch)
+    contest = None if adversary is None else make_contest(adversary, fetch)
     errors = jax.value_and_grad(reconstruction_loss, has_aux=True)
 
     def gradient(state: TrainState, images: Array, key: Array) -> tuple[Any, Any, Metrics]:

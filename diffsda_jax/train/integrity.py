@@ -91,7 +91,7 @@ def _digest(path: epath.Path) -> dict[str, int]:
 
 def _list_files(step_directory: epath.Path, prefix: str = "") -> list[str]:
     """Paths of all files below a directory, relative to it, sorted."""
-    names = []
+    names: list[str] = []
     for entry in step_directory.iterdir():
         name = prefix + entry.name
         names += _list_files(entry, name + "/") if entry.is_dir() else [name]
@@ -165,7 +165,7 @@ def restore_last_good(
     damaged: dict[int, str] = {}
     for step in list_steps(directory):
         damage = find_damage(directory, step)
-        restored = None
+        restored: _Restored
         if damage is None:
             recorded = checksum_file(directory, step).exists()
             try:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -43,7 +44,7 @@ class Interrupt:
         self._left = threading.Event()
         self._nothing_to_lose = True
         self._signal: signal.Signals | None = None
-        self._old: dict[signal.Signals, object] = {}
+        self._old: dict[signal.Signals, Any] = {}
         self._droppable = False
 
     def __enter__(self) -> "Interrupt":

@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +37,22 @@ class WorkdirLock:
     def __init__(self, workdir: str | os.PathLike):
         """Nothing is locked yet."""
         self.workdir = str(workdir)
-        self._file = None
+        self._file: TextIO | None = None
 
     def __enter__(self) -> "WorkdirLock":
         """Takes the lock or raises at once."""
         folder = Path(self.workdir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / LOCK_FILE).open("a+")
+            file = self._file = (folder / LOCK_FILE).open("a+")
         except OSError as error:
-            raise ValueError(cannot_write(folder, error.strerror)) from error
+            raise ValueError(cannot_write(folder, error.strerror or str(error))) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            owner = self._file.read().strip() or "unknown process"
-            self._file.close()
+            file.seek(0)
+            owner = file.read().strip() or "unknown process"
+            file.close()
             raise ValueError(
                 f"workdir {self.workdir} is in use by another run ({owner}); wait for it, stop it, "
                 "or give another --workdir."
@@ -61,9 +62,9 @@ class WorkdirLock:
                 "%s cannot be locked (%s): two runs in it are not detected", folder, error
             )
             return self
-        self._file.truncate(0)
-        self._file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-        self._file.flush()
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         return self
 
     def __exit__(

@@ -14,8 +14,7 @@ from diffsda_jax import sharding
 WEIGHTS = {"ema": "ema", "raw": "params"}  # which weights: where the state holds them
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """State of training; a pytree, on the devices as ``sharding.state_sharding`` says.
 
     Attributes:

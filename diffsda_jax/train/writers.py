@@ -34,7 +34,7 @@ class MetricWriter:
 
     def __init__(self, logdir: str | Path):
         """Opens the files for appending."""
-        self._events = None
+        self._events: Any = None
         if jax.process_index() != 0:
             return
         from tensorboardX.event_file_writer import EventsWriter  # 0.3 s that --help does not need
@@ -200,7 +200,7 @@ def _gif(frames: list[np.ndarray], fps: float) -> bytes:
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested names joined with dots; values that TensorBoard does not take as text."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")

@@ -32,7 +32,7 @@ class Oracle:
     """s are the two levels, d the course; what is decoded is what is asked for."""
 
     def encode(self, x, length=None, mask=None):
-        keep = valid_steps(*x.shape[:2], length)[..., None]
+        keep = valid_steps(x.shape, length)[..., None]
         static = np.where(keep, x[..., :2], 0).sum(1) / keep.sum(1)
         return Factors(static=static.astype(np.float32), dynamic=np.asarray(x[..., 2:]))
 

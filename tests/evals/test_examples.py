@@ -59,7 +59,7 @@ def test_swaps_and_reconstructions_are_those_of_the_evaluation(oracle):
     pairs = oracle.pairs()
     np.testing.assert_array_equal(examples.swaps.static_index, pairs[0][:5])
     np.testing.assert_array_equal(examples.swaps.dynamic_index, pairs[1][:5])
-    np.testing.assert_array_equal(examples.reconstructions.index, oracle.some_clips()[:5])
+    np.testing.assert_array_equal(examples.reconstructions.clip_index, oracle.some_clips()[:5])
 
 
 def test_the_middle_of_a_traversal_is_the_clip_and_its_ends_are_not(oracle):

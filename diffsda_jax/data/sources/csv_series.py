@@ -203,10 +203,12 @@ def _make_series(
     x = np.where(mask, values, 0.0).astype(np.float32)
     labels = None if roles.label is None else texts(table, roles.label)
     times = None if roles.time is None else table.columns[roles.time]
-    order = _time_order(table, roles.time).tolist() if roles.sorted else range(len(x))
+    order = list(range(len(x)))
+    if roles.sorted and roles.time is not None:
+        order = _time_order(table, roles.time).tolist()
     groups: dict[str, list[int]] = {}
     if roles.id is None:
-        groups[table.path.stem] = list(order)
+        groups[table.path.stem] = order
     else:
         ids = texts(table, roles.id)
         for row in order:

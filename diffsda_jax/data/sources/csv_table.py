@@ -80,9 +80,9 @@ class CsvTable(Source):
             delimiter=delimiter,
         )
         all_series = file.series
-        self._names = None
+        self._names: dict[str, int] | None = None
         if static_label_column is not None:
-            self._names = label_ids(label for series in all_series for label in series.labels)
+            self._names = label_ids(label for series in all_series for label in series.labels or ())
         self.spec = ElementSpec(
             kind="series",
             shape=(len(file.features),),
@@ -142,8 +142,8 @@ class CsvTable(Source):
         """Window `index`: `x` and `mask` `[V, F]`, and its `static_label` if there is one."""
         del rng
         window = self._windows[index]
-        element = {"x": window.x.copy(), "mask": window.mask.copy()}
-        if self._names is not None:
+        element: dict[str, Any] = {"x": window.x.copy(), "mask": window.mask.copy()}
+        if self._names is not None and window.labels is not None:
             element["static_label"] = self._names[window.labels[0]]
         return element
 

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -316,9 +316,9 @@ class CelebVHQ(VideoFolder):
     def _crop(self, clip: Clip, frames: UInt8[np.ndarray, "V S S 3"]) -> np.ndarray:
         if self._detect is None:
             return frames
-        return crop_face(frames, self._box(clip), self.size)
+        return crop_face(frames, self._box(clip, self._detect), self.size)
 
-    def _box(self, clip: Clip) -> Float64[np.ndarray, " 4"]:
+    def _box(self, clip: Clip, detect: Callable[..., Any]) -> Float64[np.ndarray, " 4"]:
         """Where the face of a clip is: the same for all of its windows and blocks."""
         count = min(clip.frames, _SEARCHED)
         if clip.name not in self._boxes:
@@ -326,7 +326,7 @@ class CelebVHQ(VideoFolder):
             frames = video_io.read_frames(clip.path, places, DETECTION_SIZE)
             with _DETECTION:
                 if clip.name not in self._boxes:  # another thread may have been faster
-                    faces = find_faces(self._detect, frames)
+                    faces = find_faces(detect, frames)
                     self._count_missed(clip.name, int(np.isnan(faces[:, 0]).sum()), count)
                     self._boxes[clip.name] = median_box(faces)
         box = self._boxes[clip.name]

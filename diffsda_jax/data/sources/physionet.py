@@ -260,7 +260,7 @@ def _read_record(file: Path, record: str, steps: str) -> tuple[Float64[np.ndarra
                 values.append(value)
     if named is not None and named != record:
         raise ValueError(f"holds record {named}")
-    if unit not in map(str, range(1, len(UNITS) + 1)):
+    if unit is None or unit not in map(str, range(1, len(UNITS) + 1)):
         raise ValueError(f"ICUType {unit!r}, not 1 to {len(UNITS)}")
     return _steps(np.array(minutes), np.array(features, int), np.array(values), steps), int(
         unit

@@ -209,7 +209,7 @@ class SpeechSource(Source):
             "static_label": self._speakers[utterance.speaker],
             "group": number,
         }
-        if self._sentences:
+        if self._sentences and utterance.text is not None:
             element["dynamic_label"] = self._sentences[utterance.text]
         return element
 

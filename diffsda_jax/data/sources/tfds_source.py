@@ -325,8 +325,8 @@ def find_prepared(dataset: str, data_dir: str | None = None) -> Path:
             f"{', '.join(names[:_SHOWN]) or 'none'}{more}: prepare it with {_PREPARE}"
         )
     if len({path.parent for path in fitting}) > 1:
-        names = ", ".join(_name_of(path, root) for path in fitting)
-        raise ValueError(f"dataset={dataset!r} of source 'tfds' fits {names}: name one of them")
+        several = ", ".join(_name_of(path, root) for path in fitting)
+        raise ValueError(f"dataset={dataset!r} of source 'tfds' fits {several}: name one of them")
     return fitting[-1]
 
 
@@ -371,4 +371,5 @@ def _plain(value: Any) -> Any:
 
 def _make_task(facts: dict[str, Any]) -> Task:
     """A task from its JSON form."""
-    return Task(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    return Task(**values)

@@ -78,7 +78,8 @@ def hours_from_parts(table: Table, columns: Sequence[str]) -> Int64[np.ndarray, 
     cells = (table.columns[name] for name in columns)
     for line, parts in zip(table.lines, zip(*cells, strict=True), strict=True):
         try:
-            stamps.append(datetime.datetime(*map(int, parts)))
+            year, month, day, hour = map(int, parts)
+            stamps.append(datetime.datetime(year, month, day, hour))
         except (ValueError, OverflowError):
             raise ValueError(
                 f"file {table.path}, line {line}, columns {', '.join(columns)}: values "

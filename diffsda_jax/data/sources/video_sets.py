@@ -187,7 +187,8 @@ class ColorJitter:
     @classmethod
     def draw(cls, rng: np.random.Generator, strength: float = _JITTER) -> "ColorJitter":
         """Draws the factors within `1 -+ strength` and the hue within `-+ strength` turns."""
-        return cls(*rng.uniform(1 - strength, 1 + strength, 3), rng.uniform(-strength, strength))
+        brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+        return cls(brightness, contrast, saturation, rng.uniform(-strength, strength))
 
     def apply(self, frames: np.ndarray) -> np.ndarray:
         """Changes frames `[V, H, W, 3]` of values 0 to 255; returns float32 in that range."""
