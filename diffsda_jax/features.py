@@ -122,7 +122,11 @@ def frames_of_batch(
 def normalized(
     front_end: FrontEnd, normalizer: Normalizer
 ) -> Callable[[Float[Array, "B N"] | Float[np.ndarray, "B N"]], Float[Array, "B V F"]]:
-    """The front end followed by the normaliser, traceable by JAX."""
+    """The front end followed by the normaliser, traceable by JAX.
+
+    Raises:
+      ValueError: a normaliser that was fitted to nothing.
+    """
     if normalizer.mean is None or normalizer.std is None:
         raise ValueError("frames of sound need a normalizer with mean and std; fit one to them.")
     mean = normalizer.mean[None, None]

@@ -189,7 +189,7 @@ def with_lengths(factors: Factors) -> Factors:
 
 
 def known_lengths(factors: Factors) -> np.ndarray:
-    """The lengths of sequences, all steps if none are known."""
+    """The lengths ``[B]`` of sequences, all steps if none are known."""
     if factors.lengths is None:
         return np.full(len(factors.dynamic), factors.dynamic.shape[1], np.int32)
     return np.asarray(factors.lengths).astype(np.int32)

@@ -14,10 +14,11 @@ of a public class also `__init__`, `__post_init__` and `__call__`, which its doc
 The entry of an argument is the one under `Args:`, of a result the text under `Returns:`; where
 there is none, the text outside of sections counts. An entry "see ..." or "as in `...`" passes.
 
-Left out are: nested functions; flax's `setup` and setters of properties; overrides, which may leave
-shapes, units and errors to the docstring of the class of the package that they override; raising
-again, what the same function or context manager catches, AssertionError, and `NotImplementedError`
-as the whole body, which declares a method; random keys and `Callable`, which have no shape.
+Left out are: nested functions; flax's `setup`, setters of properties and stubs of `overload`;
+overrides, which may leave shapes, units and errors to the docstring of the class of the package
+that they override; raising again, what the same function or context manager catches,
+AssertionError, and `NotImplementedError` as the whole body, which declares a method; random keys
+and `Callable`, which have no shape.
 """
 
 import ast
@@ -79,7 +80,9 @@ def offenders(package: Package) -> list[str]:
 def _public(package: Package, module: Module) -> Iterator[tuple]:
     """Public definitions, each with its name, its docstrings and its class."""
     for node in module.tree.body:
-        if isinstance(node, (*Function.__args__, ast.ClassDef)) and not node.name.startswith("_"):
+        if not isinstance(node, (*Function.__args__, ast.ClassDef)) or _is_of_another(node):
+            continue
+        if not node.name.startswith("_"):
             yield node, node.name, [_docstring(node)], None
         if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
             continue
@@ -87,9 +90,7 @@ def _public(package: Package, module: Module) -> Iterator[tuple]:
         for method in node.body:
             if not isinstance(method, Function) or method.name == "setup":
                 continue
-            if any(
-                isinstance(d, ast.Attribute) and d.attr == "setter" for d in method.decorator_list
-            ):
+            if _is_of_another(method):
                 continue
             docs = [_docstring(method)]
             docs += [
@@ -102,6 +103,14 @@ def _public(package: Package, module: Module) -> Iterator[tuple]:
                 docs += [_docstring(node)]
             if method.name in INTERFACE or not method.name.startswith("_"):
                 yield method, f"{node.name}.{method.name}", docs, node
+
+
+def _is_of_another(node: ast.AST) -> bool:
+    """It is the setter of a property, or the stub of a function, which another one documents."""
+    return any(
+        getattr(decorator, "attr", getattr(decorator, "id", "")) in ("setter", "overload")
+        for decorator in node.decorator_list
+    )
 
 
 def _docstring(node: ast.AST) -> Docstring:

@@ -57,10 +57,8 @@ def make_element(
     check_finite(element, source, index)
     labels = {key: np.int32(element[key]) for key in LABELS if key in element}
     if source.spec.kind == "audio":
-        return labels | {
-            "x": (x := element["x"]),
-            "length": np.int32(element.get("length", len(x))),
-        }
+        samples = np.int32(element.get("length", len(element["x"])))
+        return {"x": element["x"], "length": samples, **labels}
     try:
         element = fit_length(element, length, length_mode, rng, random)
     except ValueError as error:
@@ -289,9 +287,8 @@ def make_train_dataset(
     if isinstance(source, BatchedSource) and np.all(source.lengths() == length):
         drawn = share(order.random_map(_draw)).batch(size, batch_fn=list)
         return drawn.map(_batch_or_next(source, normalizer))
-    make = functools.partial(
-        make_element, length=length, length_mode=length_mode, normalizer=normalizer, random=True
-    )
+    form: dict[str, Any] = {"length_mode": length_mode, "normalizer": normalizer}
+    make = functools.partial(make_element, length=length, random=True, **form)
     return share(order.random_map(_or_next(make, source))).batch(size)
 
 

@@ -109,7 +109,7 @@ class Sequences:
 
     @property
     def sound_rates(self) -> tuple[float, ...]:
-        """The rates of sounds, which must be known.
+        """The rates of sounds in Hz, which must be known.
 
         Raises:
             ValueError: one is not.

@@ -113,6 +113,9 @@ def sample_batches(context: Context, like: Places) -> tuple[dict[str, Batch], li
     Args:
       context: with a prior.
       like: test clips whose length and gaps the samples have, and whose factors are kept.
+
+    Raises:
+      ValueError: the context has no prior.
     """
     prior, seed, steps = _prior_of(context), context.settings.seed, context.test["x"].shape[1]
     given, how = context.test_factors[like], {"seed": seed, "lengths": context.pick("length", like)}
