@@ -8,6 +8,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+# Most of the time of these tests would go into optimising small programs; commands started by a
+# test have this from the environment. See `optimised` below.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -32,11 +36,12 @@ def _plots_without_a_screen():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules of many small programs: most of their time would go into optimising them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimised():
+    """For modules whose programs must be compiled as those of users are."""
+    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 LOGGERS = [logging.getLogger(name) for name in ("diffsda_jax", "absl", "jax")]

@@ -8,10 +8,13 @@ import pytest
 from diffsda_jax import config as configuration
 from diffsda_jax import runs
 
-# The same networks again: as of vox256, video_folder, digits and japanese_vowels.
+# The same networks again, as of vox256, digits and japanese_vowels.
 SLOW_CONFIGS = ["configs/celebv256.py", "configs/taichi64.py", "configs/video_folder.py:latents"]
 SLOW_CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
-SLOW_CONFIGS += ["configs/mug64.py"]
+SLOW_CONFIGS += ["configs/mug64.py", "configs/video_folder.py"]
+# Run by test_series_runs and test_speech_run.
+SLOW_CONFIGS += [f"configs/{name}.py" for name in ("air_quality", "etth1", "physionet")]
+SLOW_CONFIGS += ["configs/known_factors.py", "configs/librispeech.py"]
 CONFIGS = [str(path) for path in sorted(Path("configs").glob("*.py"))]
 CONFIGS += ["configs/csv.py:long", "configs/librispeech.py:espeak"]
 CONFIGS = [path for path in CONFIGS if path not in SLOW_CONFIGS]

@@ -27,7 +27,7 @@ def tiny(**distill):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_evaluations(quick_compilation):
+def _few_evaluations():
     """Tiny networks, many samplers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distill_runs, "_TEACHER_STEPS", 2)

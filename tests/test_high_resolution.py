@@ -42,10 +42,10 @@ TINY_MODEL = (
     "model.static_dim=8",
     "model.dynamic_dim=2",
     "model.hidden_dim=8",
-    "model.channels=32",
-    "model.encoder_channels=32",
-    "model.channel_mults=(1,1)",
-    "model.attention_levels=(1,)",
+    "model.channels=8",
+    "model.encoder_channels=8",
+    "model.channel_mults=(1,)",
+    "model.attention_levels=()",
 )
 SHORT = (
     f"data.length={LENGTH}",

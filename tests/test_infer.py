@@ -26,9 +26,6 @@ KINDS = ("video", "audio", "series")
 SUFFIX = {"video": ".mp4", "audio": ".wav", "series": ".csv"}
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(autouse=True)
 def _programs_of_the_tests_are_kept_where_they_are(monkeypatch):
     """A command would keep them in the user's cache."""

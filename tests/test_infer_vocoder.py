@@ -10,8 +10,6 @@ soundfile = pytest.importorskip("soundfile")
 import infer_models as tiny  # noqa: E402
 from small_hifigan import vocoder_file  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def reconstruct(tmp_path_factory):

@@ -39,9 +39,6 @@ def make_model(spec=SPEC, meta=META, normalizer=NORMALIZER):
     return DiffSDA(spec, weights, normalizer, meta).using("euler", 2)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(scope="module")
 def model():
     return make_model()

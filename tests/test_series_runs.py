@@ -28,7 +28,9 @@ from series_files import (  # noqa: E402
 )
 
 FORMS = {"default": "corrected", "reference": "reference"}
-VARIANTS = pytest.mark.parametrize("variant", FORMS)
+VARIANTS = pytest.mark.parametrize(
+    "variant", ["default", pytest.param("reference", marks=pytest.mark.slow)]
+)
 LENGTHS = {"air_quality": 672, "etth1": 672, "physionet": 80, "known_factors": 72}
 # Score, its chance level, and how the table prints name and unit.
 SCORES = {
@@ -41,9 +43,6 @@ SCORES = {
     ],
     "known_factors": [("season_accuracy_percent", "season_accuracy_chance_percent")],
 }
-
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,6 @@ FEW = settings(
 LENGTHS = st.lists(st.integers(1, 8), min_size=1, max_size=4)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(scope="module")
 def model():
     normalizer = Normalizer(np.zeros(3, np.float32), np.ones(3, np.float32))

@@ -18,6 +18,8 @@ from diffsda_jax.convert.torch_file import StateDict
 from diffsda_jax.first_stage.nets import make_model, variable_shapes
 from diffsda_jax.first_stage.spec import PUBLISHED, FirstStageSpec
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TOLERANCE = 1e-4
 VQ, KL = CASES = ("first_stage_vq", "first_stage_kl")
 TRAINING = {

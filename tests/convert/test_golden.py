@@ -18,6 +18,8 @@ from diffsda_jax.diffusion import edm, samplers, schedules
 from diffsda_jax.factors import Factors, mix
 from diffsda_jax.model import make_model
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TOLERANCE, SAMPLED_TOLERANCE = 1e-4, 1e-3
 SAMPLED = ("sample_T4", "sample_T4_traj", "xT_inv_T4", "rec_T4", "swap_T4")
 INPUTS = ("x", "rnd_normal", "noise", "mask", "xT")

@@ -18,6 +18,8 @@ from diffsda_jax.nets.skip_mlp import step_features
 from diffsda_jax.prior_spec import PriorSpec
 from diffsda_jax.train.checkpoint import load_for_inference
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TOLERANCE = 1e-4
 MANIFEST = golden_cases.manifest("latent_prior")
 SIZES = MANIFEST["hparams"]

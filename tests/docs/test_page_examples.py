@@ -12,9 +12,6 @@ from diffsda_jax.data.video_writer import write_video
 pytest.importorskip("av")
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def test_the_example_of_the_readme(tmp_path, monkeypatch):
     (block,) = code_blocks(ROOT / "README.md", "python")
     save_model("video", tmp_path / "data", tmp_path / "runs" / "small")

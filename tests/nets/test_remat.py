@@ -25,7 +25,7 @@ SPECS = {
 BLOCKS = {"series": 5 + 4, "video": 2 * (2 + 2 + 3)}  # layers or blocks of encoder and denoiser
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", ["series", pytest.param("video", marks=pytest.mark.slow)])
 def test_remat_changes_no_number_and_covers_every_block(kind):
     spec = SPECS[kind]
     variables = init_variables(spec, jax.random.key(0))

@@ -53,9 +53,6 @@ class Gaussian(nn.Module):
         return self.denoise(x_clean, sigma, self.encode(x_clean))
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(scope="module")
 def variables():
     x, sigma = jnp.zeros((1, STEPS, FEATURES)), jnp.ones((1, STEPS))
