@@ -91,6 +91,13 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, text, match):
     assert "bad.py" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_config_that_is_no_python_file_is_named(tmp_path):
+    file = tmp_path / "config.txt"
+    file.write_text("def get_config(): ...")
+    with pytest.raises(ValueError, match="config.txt is no Python file: its name must end in .py"):
+        configuration.load_config(str(file))
+
+
 def test_unknown_variant_is_named():
     with pytest.raises(ValueError, match="digits.py:foo cannot be read.*'foo'.*16, 32"):
         configuration.load_config("configs/digits.py:foo")
