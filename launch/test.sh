@@ -14,6 +14,9 @@ setup_environment media,test
 # A file goes to one worker, which shares its compiled fixtures; more than four need much memory.
 cores="$(getconf _NPROCESSORS_ONLN)"
 workers=(--dist loadfile --numprocesses "$((cores < 4 ? cores : 4))")
+if [ "${1:-}" = "slow" ] || [ "${1:-}" = "faults" ]; then
+  export JAX_DISABLE_MOST_OPTIMIZATIONS=false # programs as users have them
+fi
 if [ "${1:-}" = "slow" ]; then
   exec "$PYTHON" -m pytest -m slow --ignore=tests/faults "${@:2}"
 fi

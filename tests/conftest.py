@@ -38,9 +38,11 @@ def _plots_without_a_screen():
 @pytest.fixture(scope="module")
 def optimised():
     """For modules whose programs must be compiled as those of users are."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
+    before = jax.config.read("jax_disable_most_optimizations")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "false")  # of commands
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
     jax.config.update("jax_disable_most_optimizations", before)
 
 

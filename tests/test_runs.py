@@ -15,6 +15,8 @@ from diffsda_jax import DiffSDA, runs, workdirs
 from diffsda_jax import config as configuration
 from diffsda_jax.train import checkpoint
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 def tiny(**train):
     config = runs.shrink(configuration.load_config("configs/japanese_vowels.py"))

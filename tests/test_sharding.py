@@ -7,6 +7,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from diffsda_jax import sharding
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 def test_mesh_covers_all_devices_with_automatic_axes():
     mesh = sharding.make_mesh()

@@ -206,15 +206,18 @@ class GroupNorm(nn.Module):
             grouped = values.reshape(values.shape[0], num_groups, -1).mean(-1)
             return jnp.repeat(grouped, channels // num_groups, axis=-1)
 
+        # Statistics do not depend on the origin; near the data squares lose no digits.
+        origin = jax.lax.stop_gradient(x[:, 0, 0])
+        x = x - origin[:, None, None, :]
         channel_mean, channel_square = x.mean((1, 2)), jnp.square(x).mean((1, 2))
         within = jnp.maximum(channel_square - jnp.square(channel_mean), 0)
-        mean = group_mean(channel_mean)
+        mean = group_mean(channel_mean) + (group_mean(origin) - origin)
         variance = group_mean(within + jnp.square(channel_mean - mean))
         factor = jax.lax.rsqrt(variance + NORM_EPSILON) * scale[None, :]
         summand = bias[None, :] - mean * factor
         for modulation in modulations:
-            summand = scale_shift(summand, modulation)
-            factor = factor * (1 + modulation[:, :channels])
+            own_scale, own_shift = jnp.split(modulation, 2, axis=-1)
+            factor, summand = factor * (1 + own_scale), summand * (1 + own_scale) + own_shift
         return (x * factor[:, None, None, :] + summand[:, None, None, :]).astype(kind)
 
 

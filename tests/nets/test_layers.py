@@ -6,6 +6,8 @@ import pytest
 
 from diffsda_jax.nets import layers, unet
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 def images(channels, batch=2, size=4):
     return jax.random.normal(jax.random.key(0), (batch, size, size, channels)) * 3 + 1
@@ -18,6 +20,44 @@ def test_group_norm_equals_flax():
     np.testing.assert_allclose(
         ours.apply(variables, x), theirs.apply(theirs.init(jax.random.key(1), x), x), atol=2e-5
     )
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_modulations_of_a_norm_follow_it_one_by_one(kind):
+    x, net = images(48).astype(kind), layers.GroupNorm()
+    variables = net.init(jax.random.key(1), x)
+    variables = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.arange(48) / 48, variables)
+    given = jax.random.normal(jax.random.key(2), (2, 2, 96))
+
+    def apart(x, given):
+        h = net.apply(variables, x.astype(jnp.float32))
+        for modulation in given:
+            h = layers.scale_shift(h, modulation[:, None, None, :])
+        return h
+
+    def together(x, given):
+        return net.apply(variables, x, *given)
+
+    found, found_slope = jax.vjp(together, x, given)
+    expected, slope = jax.vjp(apart, x, given)
+    assert found.dtype == x.dtype
+    tolerance = {"float32": 2e-5, "bfloat16": 2e-2}[kind]
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
+    gradient = jax.random.normal(jax.random.key(3), x.shape).astype(kind)
+    pairs = zip(found_slope(gradient), slope(gradient.astype(jnp.float32)), strict=True)
+    for ours, theirs in pairs:
+        ours, theirs = (np.asarray(values, np.float32) for values in (ours, theirs))
+        assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def test_a_norm_loses_no_digits_to_a_large_mean():
+    x = np.asarray(images(32)) + 3_000 * np.arange(1, 33, dtype=np.float32)
+    net = layers.GroupNorm()
+    found = net.apply(net.init(jax.random.key(1), jnp.asarray(x)), jnp.asarray(x))
+    exact = x.astype(np.float64)
+    exact = exact - exact.mean((1, 2), keepdims=True)
+    exact = exact / np.sqrt(exact.var((1, 2), keepdims=True) + layers.NORM_EPSILON)
+    np.testing.assert_allclose(found, exact, atol=1e-3)
 
 
 def test_attention_equals_softmax_attention():
@@ -57,6 +97,14 @@ def test_upsampling_repeats_pixels():
     x = images(3)
     up = unet.upsample_nearest(x)
     np.testing.assert_array_equal(up, np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
+
+
+def test_the_gradient_of_upsampling_is_the_sum_over_the_copies():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+    gradient = jax.random.normal(jax.random.key(1), (2, 6, 10, 4))
+    _, pull_back = jax.vjp(unet.upsample_nearest, x)
+    expected = np.asarray(gradient).reshape(2, 3, 2, 5, 2, 4).sum((2, 4))
+    np.testing.assert_allclose(pull_back(gradient)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_scale_shift():

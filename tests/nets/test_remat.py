@@ -9,6 +9,8 @@ import pytest
 from diffsda_jax.model import ModelSpec, init_variables, make_model
 from diffsda_jax.train.step import make_loss_fn
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SIZES = {"static_dim": 4, "dynamic_dim": 2, "hidden_dim": 8}
 SPECS = {
     "series": ModelSpec("series", (5,), **SIZES, width=4, encoder_width=4),
