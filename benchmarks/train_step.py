@@ -14,7 +14,7 @@ the precision that our side multiplies in, in the same run. Forms of the twins: 
 
 PATH is a Python that has PyTorch, this one if left out. `--out` adds the results, as a line of
 JSON, to a file. `--trace` names the kernels that take most of the time of our step on a GPU. With
-`--patience=SECONDS` a side that has not done its first step by then is left out, not waited for.
+`--patience=SECONDS` a PyTorch side that has not done its first steps by then is left out.
 """
 
 import argparse
@@ -156,10 +156,11 @@ def read_trace(folder: str) -> list[tuple[str, float]]:
     for event in events:
         if event.get("ph") == "X" and (event["pid"], event["tid"]) in streams:
             total[event["name"]] += event["dur"] / 1e3
-    for name, milliseconds in list(total.items()):  # fusions by kind, products and so on
-        total["all " + name.partition("_")[0]] += milliseconds
-    rows = sorted(total.items(), key=lambda item: -item[1])
-    return rows[:30]
+    kinds: dict[str, float] = collections.Counter()  # fusions, products and so on
+    for name, milliseconds in total.items():
+        kinds["all " + name.partition("_")[0]] += milliseconds
+    kinds["all"] = sum(total.values())
+    return sorted((kinds | total).items(), key=lambda item: -item[1])[:30]
 
 
 def compile_steps(
@@ -167,8 +168,8 @@ def compile_steps(
 ) -> dict[str, dict[str, Any]]:
     """The first steps, which compile: one after the other, or all at once where `together`.
 
-    Returns losses and seconds of each. A side that takes longer than `patience` seconds from now
-    is ended and left out of `workers` too; ours, the first one, is not.
+    Returns losses and seconds of each. A PyTorch side that is not done `patience` seconds from now
+    is ended and left out of `workers` too; ours is not.
     """
 
     def compile_step(name: str) -> dict[str, Any]:
@@ -181,11 +182,11 @@ def compile_steps(
     with ThreadPoolExecutor(len(workers) if together else 1) as pool:
         answers = {name: pool.submit(compile_step, name) for name in workers}
         wait(answers.values(), timeout=patience)
-        for number, (name, answer) in enumerate(answers.items()):
-            if number == 0 or answer.done():
+        for name, answer in answers.items():
+            if name.startswith("jax") or answer.done():
                 results[name] = answer.result()
             else:
-                print(f"{name}: left out, its first step took over {patience:g} s", flush=True)
+                print(f"{name}: left out, not done after {patience:g} s", flush=True)
                 workers.pop(name).kill()
     return results
 

@@ -61,7 +61,7 @@ def start(
             "--process_id together, or none of them where the environment says it."
         )
     if not missing:
-        _check_numbers(**given)
+        _check_numbers(*given.values())
         if num_processes == 1:
             return
     elif not environment():

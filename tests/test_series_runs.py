@@ -15,6 +15,7 @@ from diffsda_jax import DiffSDA, runs, workdirs
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax.data.sources.physionet import FEATURES
+from diffsda_jax.evals import evaluate as evaluation
 from diffsda_jax.evals.interface import encode_clips
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
@@ -87,10 +88,10 @@ def finished(options, tmp_path_factory):
     @functools.cache
     def run(name, variant):
         workdir, printed = tmp_path_factory.mktemp(name), io.StringIO()
-        evaluate = functools.partial(runs.evaluation.evaluate, pictures=False)
+        evaluate = functools.partial(evaluation.evaluate, pictures=False)
         mesh = workdirs.sharding.make_mesh(jax.devices()[:1])
         with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runs.evaluation, "evaluate", evaluate)
+            patch.setattr(evaluation, "evaluate", evaluate)
             patch.setattr(workdirs.configuration, "make_mesh", lambda _: mesh)
             result = runs.run_train(small(name, variant, options), workdir)
         assert int(result.state.step) == 2 and not result.interrupted
