@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from diffsda_jax.evals.interface import (
     with_one_static,
 )
 from diffsda_jax.evals.judges import Judge
-from diffsda_jax.evals.pictures import Picture
 from diffsda_jax.evals.swap import STARTS, decode_factors, make_pairs, make_start
 from diffsda_jax.factors import Factors
 
@@ -259,26 +257,3 @@ class Context(Domain):
             num_steps=self.settings.num_steps,
             batch_size=self.settings.batch_size,
         )
-
-
-@dataclass
-class EvalResult:
-    """What an evaluation gives.
-
-    Attributes:
-      metrics: flat, hierarchical names such as ``verification/static_eer_percent``.
-      files: what was written, `metrics.json` first; empty without an output directory.
-      images: pictures by name, uint8 ``[height, width, 3]``.
-      sounds: waveforms by name, float ``[N]``; of speech only.
-      videos: frames by name, uint8 ``[V, height, width, 3]``; of video only.
-      notes: what was skipped and why.
-      judge: the judge that was used, to be given to the next evaluation; None without labels.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
-    images: dict[str, Picture] = field(default_factory=dict)
-    sounds: dict[str, np.ndarray] = field(default_factory=dict)
-    videos: dict[str, np.ndarray] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    judge: Judge | None = None
