@@ -52,7 +52,7 @@ class EvalSettings:
       num_steps: sampler steps.
       solver: of the sampler, for the record: it is the model's own (``DiffSDA.using``).
       start: start noise of swaps: ``random``, ``zero``, ``target`` or ``donor``, see
-        ``swap.make_start``. None: that of the form.
+        ``swap.make_start``. Empty: that of the form, which it then becomes.
         Decodes from one factor always start from random noise.
       seed: of pairs, start noise, the judge and the choice of pictures.
       form: ``corrected`` (swaps start from random noise) or ``reference`` (from ``x_T`` of the
@@ -69,7 +69,7 @@ class EvalSettings:
     num_swaps: int = 256
     num_steps: int = 32
     solver: str = "heun"
-    start: str | None = None
+    start: str = ""
     seed: int = 0
     form: str = "corrected"
     parts: Sequence[str] = _DEFAULT_PARTS
@@ -80,18 +80,17 @@ class EvalSettings:
     interpolation: str = "linear"
 
     def __post_init__(self):
-        """Check the choices and resolve the start noise; ValueError for an unknown one."""
+        """Checks the choices and resolves the start noise.
+
+        Raises:
+          ValueError: a choice that is not allowed.
+        """
         check_choice("form", self.form, FORMS)
-        object.__setattr__(self, "start", self.start_noise)
-        check_choice("start", self.start_noise, STARTS)
+        object.__setattr__(self, "start", self.start or _START_OF_FORM[self.form])
+        check_choice("start", self.start, STARTS)
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for part in self.parts:
             check_choice("parts", part, _ALL_PARTS)
-
-    @property
-    def start_noise(self) -> str:
-        """The start noise of swaps: the one chosen, or that of the form."""
-        return _START_OF_FORM[self.form] if self.start is None else self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +231,7 @@ class Context(Domain):
         """
         noise = make_start(
             self.model,
-            start or self.settings.start_noise,
+            start or self.settings.start,
             self.test["x"][dynamic_index].shape,
             target=self.test_clips(static_index),
             donor=self.test_clips(dynamic_index),
