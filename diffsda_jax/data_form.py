@@ -18,12 +18,13 @@ from jaxtyping import Float
 from diffsda_jax.buckets import length_bucket
 from diffsda_jax.data import audio_io
 from diffsda_jax.data.media_reader import CSV_OPTIONS, read_files
-from diffsda_jax.data.sequences import Columns, Sequences
+from diffsda_jax.data.outline import Outline
+from diffsda_jax.data.sequences import Sequences
 from diffsda_jax.data.transforms import Normalizer, fit_length
 from diffsda_jax.features import FrontEnd
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import ModelSpec
-from diffsda_jax.vocoders import make_vocoder
+from diffsda_jax.vocoders import Vocoder, make_vocoder
 
 _LOG = logging.getLogger(__name__)
 _PIXELS = (1, 3)  # channels of frames; another number is of latents
@@ -32,44 +33,6 @@ _LARGEST_PIXEL = 2.0  # of frames as floats: decoded ones pass 1 by a little
 _LEAST_SAMPLES = 4096  # of a waveform that the front end is given
 
 Steps = list[np.ndarray]  # normalised sequences [V, ...] of any lengths
-
-
-@dataclasses.dataclass(frozen=True)
-class Outline:
-    """What results have of the sequences that they were made from.
-
-    Attributes:
-      names: of each sequence.
-      rates: steps or samples a second of each, None where not known.
-      lengths: steps (samples of a waveform) of each in its own units; None = what comes out.
-      columns: of tables.
-    """
-
-    names: tuple[str, ...]
-    rates: tuple[float | None, ...]
-    lengths: tuple[int, ...] | None = None
-    columns: Columns = Columns()
-
-    def pick(self, places: Sequence[int], names: Sequence[str]) -> "Outline":
-        """The outline of new sequences that follow those at ``places``."""
-        times = self.columns.times
-        columns = dataclasses.replace(
-            self.columns, times=tuple(times[i] for i in places) if times else ()
-        )
-        lengths = None if self.lengths is None else tuple(self.lengths[i] for i in places)
-        return Outline(tuple(names), tuple(self.rates[i] for i in places), lengths, columns)
-
-    def shortened(self, other: "Outline") -> "Outline":
-        """This one with the lengths of the shorter of each of its sequences and another's."""
-        if self.lengths is None or other.lengths is None:
-            return dataclasses.replace(self, lengths=None)
-        return dataclasses.replace(self, lengths=tuple(map(min, self.lengths, other.lengths)))
-
-
-def outline_of(sequences: Sequences) -> Outline:
-    """The outline of sequences that were read."""
-    lengths = tuple(int(length) for length in sequences.lengths)
-    return Outline(sequences.names, sequences.rates, lengths, sequences.columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +66,22 @@ class DataForm:
     feature_names: tuple[str, ...] | None = None
     rate: float | None = None
     csv_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        """Checks that nothing is missing which the data go through.
+
+        Raises:
+          ValueError: resampled series without a length, or audio without a front end.
+        """
+        if self.resampled and self.length is None:
+            raise ValueError(
+                "the series of this model were resampled, and length is None; the config in its "
+                "checkpoint must hold data.length, to which they were."
+            )
+        if self.kind == "audio" and self.front_end is None:
+            raise ValueError(
+                "kind is 'audio' and front_end is None; give the one that makes the model's frames."
+            )
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -210,7 +189,8 @@ class DataForm:
     def _series_steps(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mask = ~np.isnan(x)
         x = np.where(mask, x, np.float32(0))
-        if self.resampled and self.length is not None:
+        if self.resampled:
+            assert self.length is not None  # see __post_init__
             element = fit_length({"x": x, "mask": mask}, self.length)
             x, mask = element["x"], element["mask"]
         return self.normalizer.apply(x, mask), mask
@@ -234,11 +214,14 @@ class DataForm:
         return self.normalizer.apply(np.asarray(_frames(front_end, padded[None]))[0, :frames])
 
     def from_steps(self, steps: Steps, outline: Outline) -> Sequences:
-        """Sequences in the units of the data, with the outline's lengths and rates.
+        """Sequences in the units of the data from those of the model.
 
         Args:
           steps: normalised, ``[V, ...]`` each.
           outline: of each of them.
+
+        Returns:
+          The batch, with the lengths and rates of the outline.
 
         Raises:
           ValueError: steps of different shapes.
@@ -283,8 +266,9 @@ class DataForm:
         return audio_io.resample(wave, spec.sample_rate_hz, round(rate_hz))
 
     @functools.cached_property
-    def _play(self):
-        return self.front_end and make_vocoder(self.front_end, self.vocoder)
+    def _play(self) -> Vocoder:
+        assert self.front_end is not None  # only sound is played
+        return make_vocoder(self.front_end, self.vocoder)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -348,7 +332,8 @@ def make_data_form(
             "the checkpoint does not say how its data were normalised: values are taken and given "
             "as the network has them"
         )
-    names, settings = source.get("feature_names"), config.get("first_stage", {})
+    names = source.get("feature_names")
+    settings = config.get("first_stage", {})
     return DataForm(
         kind=kind,
         shape=tuple(spec.shape),

@@ -208,7 +208,7 @@ def eval_settings(config: ConfigDict) -> EvalSettings:
         num_swaps=options.num_swaps,
         num_steps=options.num_steps,
         solver=options.solver or EvalSettings.solver,
-        start=options.start or None,
+        start=options.start,
         seed=options.seed,
         form=options.form,
         parts=tuple(options.parts),

@@ -193,7 +193,7 @@ class Explorer:
         own = (self.moved["x"], self.moved_factors, self.moved.get("length"))
         self.start = make_start(
             self.model,
-            self.settings.start_noise,
+            self.settings.start,
             self.moved["x"].shape,
             target=own,
             donor=own,

@@ -226,9 +226,10 @@ def run_reporting(mode: str, config: ConfigDict, workdir: str | None) -> None:
     try:
         if TOPOLOGY.value is None:
             check_processes(mode, config, workdir)
-        if mode == "plan" or workdir is None:
+        if mode == "plan":
             run_plan(config)
         else:
+            assert workdir is not None  # see main
             run_mode(mode, config, workdir)
     except KeyboardInterrupt:
         fail("stopped by Ctrl-C; run the same command again.")

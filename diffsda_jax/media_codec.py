@@ -11,8 +11,9 @@ from jaxtyping import Bool, Int
 
 from diffsda_jax import codec
 from diffsda_jax.codec import ArrayLike, Codec
+from diffsda_jax.data.outline import Outline, outline_of
 from diffsda_jax.data.sequences import Sequences
-from diffsda_jax.data_form import DataForm, Outline, Steps, make_data_form, outline_of
+from diffsda_jax.data_form import DataForm, Steps, make_data_form
 from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.factors import Factors
 from diffsda_jax.model import ModelSpec

@@ -5,6 +5,7 @@ import json
 import math
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -22,6 +23,7 @@ from diffsda_jax.data.sources.base import SPLITS
 from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.first_stage.spec import PUBLISHED
 from diffsda_jax.model import make_model, variable_shapes
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.train.state import TrainState, create_state
 
 SAMPLE_RATE_HZ = 16_000  # of all speech
@@ -146,12 +148,9 @@ def work_facts(experiment: experiments.Experiment) -> dict[str, str]:
     x = jax.ShapeDtypeStruct((1, length, *spec.shape), jnp.float32)
     sigma = jax.ShapeDtypeStruct((1, length), jnp.float32)
 
-    def encode(variables: Any, x: Any) -> Any:
-        return model.apply(variables, x, method="encode")
-
     prior_leaves = jax.tree.leaves(prior.variable_shapes(experiments.prior_spec(config))["params"])
-    encoder = flops(jax.make_jaxpr(encode)(variables, x))
-    both = flops(jax.make_jaxpr(model.apply)(variables, x, sigma))
+    encoder = flops(jax.make_jaxpr(partial(applied, model, method="encode"))(variables, x))
+    both = flops(jax.make_jaxpr(partial(applied, model))(variables, x, sigma))
     return {
         "FLOPs of encoding a sequence": f"{encoder / 1e9:.3f} G",
         "FLOPs of denoising it once": f"{(both - encoder) / 1e9:.3f} G",

@@ -16,10 +16,11 @@ from diffsda_jax.data.sources.pairs import read_pairs
 from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.eval_setup import make_domain
 from diffsda_jax.evals import report
-from diffsda_jax.evals.context import Context, Domain, EvalResult, EvalSettings
+from diffsda_jax.evals.context import Context, Domain, EvalSettings
 from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.interface import encode_clips
 from diffsda_jax.evals.judges import Judge, make_judge
+from diffsda_jax.evals.result import EvalResult
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes

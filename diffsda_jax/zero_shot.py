@@ -13,7 +13,7 @@ from diffsda_jax import experiment as experiments
 from diffsda_jax import runs, workdirs
 from diffsda_jax.data.sources import Source
 from diffsda_jax.eval_setup import load_first_stage
-from diffsda_jax.evals.context import EvalResult
+from diffsda_jax.evals.result import EvalResult
 from diffsda_jax.experiment import Experiment
 from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.pipeline import DiffSDA

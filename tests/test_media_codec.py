@@ -12,9 +12,10 @@ from diffsda_jax import DiffSDA, Factors, buckets, mix, pipeline, programs
 from diffsda_jax import factors as factors_module
 from diffsda_jax.data import sequences
 from diffsda_jax.data.media_writer import check_format
+from diffsda_jax.data.outline import outline_of
 from diffsda_jax.data.sequences import Columns, Sequences, side_by_side
 from diffsda_jax.data.transforms import Normalizer
-from diffsda_jax.data_form import DataForm, outline_of
+from diffsda_jax.data_form import DataForm
 from diffsda_jax.features import FrontEnd
 from diffsda_jax.first_stage.nets import variable_shapes as first_stage_shapes
 from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
@@ -136,6 +137,14 @@ def test_series_of_a_resampling_model_come_back_at_their_length():
     back = model.using("heun", 60).reconstruct(ramp, start="inverted")
     assert back.x.shape == (1, 11, 3)
     np.testing.assert_allclose(back.x[0], ramp, atol=0.1)
+
+
+def test_what_the_data_go_through_must_be_known():
+    meta = META | {"config": {"data": {"length_mode": "resample"}}}
+    with pytest.raises(ValueError, match="resampled, and length is None; .* data.length"):
+        make_model(meta=meta).encode(walks(5))
+    with pytest.raises(ValueError, match="kind is 'audio' and front_end is None"):
+        DataForm("audio", (80,), Normalizer())
 
 
 def test_one_donor_serves_all(model):

@@ -16,6 +16,7 @@ from diffsda_jax.data.factor_cache import FactorCache
 from diffsda_jax.data.sources import ElementSpec
 from diffsda_jax.data.synthetic import Synthetic
 from diffsda_jax.evals.interface import encode_clips
+from diffsda_jax.evals.result import EvalResult
 from diffsda_jax.model import init_variables
 from diffsda_jax.train import checkpoint
 from diffsda_jax.train.loop import NonFiniteLossError
@@ -49,7 +50,7 @@ def evaluated(monkeypatch):
 
     def run(self, model, output_dir, prior=None):
         calls.append((tuple(self.experiment.config.eval.parts), output_dir, prior))
-        return runs.EvalResult()
+        return EvalResult()
 
     monkeypatch.setattr(runs.EvalRunner, "run", run)
     return calls
@@ -70,7 +71,7 @@ def finished(model, tmp_path_factory):
     """A workdir with a model and a finished prior; not to be written to."""
     workdir = copy(model, tmp_path_factory.mktemp("finished"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.EvalRunner, "run", lambda *_: runs.EvalResult())
+        patch.setattr(runs.EvalRunner, "run", lambda *_: EvalResult())
         return workdir, prior_runs.run_prior(tiny(), workdir)
 
 
@@ -219,7 +220,7 @@ def test_a_prior_of_another_model_of_the_same_step_is_not_used(finished, tmp_pat
 
     def run(self, model, output_dir, prior=None):
         seen.append((prior, self.domain.why_no_prior))
-        return runs.EvalResult()
+        return EvalResult()
 
     monkeypatch.setattr(runs.EvalRunner, "run", run)
     runs.run_eval(tiny(), workdir)

@@ -11,7 +11,8 @@ from diffsda_jax import DiffSDA, main, runs, sampling_runs
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax.diffusion.samplers import SamplerSpec
-from diffsda_jax.evals.context import Context, EvalResult, EvalSettings
+from diffsda_jax.evals.context import Context, EvalSettings
+from diffsda_jax.evals.result import EvalResult
 from diffsda_jax.evals.sampling_quality import Trial
 from diffsda_jax.factors import Factors
 from diffsda_jax.model import ModelSpec, init_variables

@@ -122,7 +122,7 @@ def expand_mask(mask: Bool[np.ndarray, "..."], ndim: int) -> Bool[np.ndarray, ".
 class Normalizer:
     """Shift and scale per feature to mean 0 and standard deviation `target_std`.
 
-    `mean` and `std` are None for data that need nothing (video is in [-1, 1] already).
+    `mean` and `std` are both None for data that need nothing (video is in [-1, 1] already).
 
     Attributes:
         mean: `[F]` or None.
@@ -133,6 +133,18 @@ class Normalizer:
     mean: Float32[np.ndarray, " F"] | None = None
     std: Float32[np.ndarray, " F"] | None = None
     target_std: float = 0.5
+
+    def __post_init__(self):
+        """Checks that mean and deviation come together.
+
+        Raises:
+            ValueError: one of them is missing.
+        """
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(
+                f"a normalizer has mean={self.mean} and std={self.std}; give both, or None for "
+                "both where the data need nothing."
+            )
 
     def apply(
         self, x: Float[np.ndarray, "..."], mask: np.ndarray | None = None
@@ -160,16 +172,14 @@ class Normalizer:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable form."""
-        lists = (None if a is None else a.tolist() for a in (self.mean, self.std))
-        mean, std = lists
+        mean, std = (None if a is None else a.tolist() for a in (self.mean, self.std))
         return {"mean": mean, "std": std, "target_std": self.target_std}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Normalizer":
         """Inverse of `to_dict`."""
-        if values["mean"] is None:
-            return cls(target_std=values["target_std"])
-        mean, std = (np.asarray(values[key], np.float32) for key in ("mean", "std"))
+        lists = (values["mean"], values["std"])
+        mean, std = (None if a is None else np.asarray(a, np.float32) for a in lists)
         return cls(mean, std, values["target_std"])
 
 

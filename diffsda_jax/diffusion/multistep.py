@@ -162,7 +162,13 @@ def solve(
     Returns:
       The state at ``sigmas[-1]``; with ``trajectory`` the states after each of the N steps,
       ``[N, *shape]``.
+
+    Raises:
+      ValueError: noise without a key.
     """
+    if eta and key is None:
+        raise ValueError(f"eta is {eta} and key is None; give key= for the noise, or set eta to 0.")
+    noise_key = key if eta else None
     predict = predictor(method, sigmas, eta)
     corrects = method.corrects and sigmas[0] > sigmas[-1]
     correct = corrector(method, sigmas) if corrects else None
@@ -177,8 +183,8 @@ def solve(
         answers = (answer, *answers[:-1])
         x = x_seen if correct is None else _step(correct, x_before, answers)
         x_next = _step(predict, x, answers)
-        if eta and key is not None:
-            noise = jax.random.normal(stream(key, "ancestral", place), x.shape, x.dtype)
+        if noise_key is not None:
+            noise = jax.random.normal(stream(noise_key, "ancestral", place), x.shape, x.dtype)
             x_next += predict.noise * noise
         return (x_next, x, answers), x_next if trajectory else None
 

@@ -139,8 +139,6 @@ def integrate(
       ValueError: as ``check_solver``; noise without a key.
     """
     check_solver(solver, eta)
-    if eta and key is None:
-        raise ValueError(f"eta is {eta} and key is None; give key= for the noise, or set eta to 0.")
     if solver == CONSISTENCY:
         return consistency.solve(denoise, x_start, sigmas, key)
     if solver == "heun":

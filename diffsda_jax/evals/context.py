@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from diffsda_jax.evals.interface import (
     with_one_static,
 )
 from diffsda_jax.evals.judges import Judge
-from diffsda_jax.evals.pictures import Picture
 from diffsda_jax.evals.swap import STARTS, decode_factors, make_pairs, make_start
 from diffsda_jax.factors import Factors
 
@@ -54,7 +52,7 @@ class EvalSettings:
       num_steps: sampler steps.
       solver: of the sampler, for the record: it is the model's own (``DiffSDA.using``).
       start: start noise of swaps: ``random``, ``zero``, ``target`` or ``donor``, see
-        ``swap.make_start``. None: that of the form.
+        ``swap.make_start``. Empty: that of the form, which it then becomes.
         Decodes from one factor always start from random noise.
       seed: of pairs, start noise, the judge and the choice of pictures.
       form: ``corrected`` (swaps start from random noise) or ``reference`` (from ``x_T`` of the
@@ -71,7 +69,7 @@ class EvalSettings:
     num_swaps: int = 256
     num_steps: int = 32
     solver: str = "heun"
-    start: str | None = None
+    start: str = ""
     seed: int = 0
     form: str = "corrected"
     parts: Sequence[str] = _DEFAULT_PARTS
@@ -82,18 +80,17 @@ class EvalSettings:
     interpolation: str = "linear"
 
     def __post_init__(self):
-        """Check the choices and resolve the start noise; ValueError for an unknown one."""
+        """Checks the choices and resolves the start noise.
+
+        Raises:
+          ValueError: a choice that is not allowed.
+        """
         check_choice("form", self.form, FORMS)
-        object.__setattr__(self, "start", self.start_noise)
-        check_choice("start", self.start_noise, STARTS)
+        object.__setattr__(self, "start", self.start or _START_OF_FORM[self.form])
+        check_choice("start", self.start, STARTS)
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for part in self.parts:
             check_choice("parts", part, _ALL_PARTS)
-
-    @property
-    def start_noise(self) -> str:
-        """The start noise of swaps: the one chosen, or that of the form."""
-        return _START_OF_FORM[self.form] if self.start is None else self.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +231,7 @@ class Context(Domain):
         """
         noise = make_start(
             self.model,
-            start or self.settings.start_noise,
+            start or self.settings.start,
             self.test["x"][dynamic_index].shape,
             target=self.test_clips(static_index),
             donor=self.test_clips(dynamic_index),
@@ -259,26 +256,3 @@ class Context(Domain):
             num_steps=self.settings.num_steps,
             batch_size=self.settings.batch_size,
         )
-
-
-@dataclass
-class EvalResult:
-    """What an evaluation gives.
-
-    Attributes:
-      metrics: flat, hierarchical names such as ``verification/static_eer_percent``.
-      files: what was written, `metrics.json` first; empty without an output directory.
-      images: pictures by name, uint8 ``[height, width, 3]``.
-      sounds: waveforms by name, float ``[N]``; of speech only.
-      videos: frames by name, uint8 ``[V, height, width, 3]``; of video only.
-      notes: what was skipped and why.
-      judge: the judge that was used, to be given to the next evaluation; None without labels.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
-    images: dict[str, Picture] = field(default_factory=dict)
-    sounds: dict[str, np.ndarray] = field(default_factory=dict)
-    videos: dict[str, np.ndarray] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    judge: Judge | None = None

@@ -4,7 +4,8 @@ import numpy as np
 
 from diffsda_jax.evals import disentanglement
 from diffsda_jax.evals.context import Context
-from diffsda_jax.evals.task_probes import ProbeSpec, task_probe
+from diffsda_jax.evals.probe_training import ProbeSpec
+from diffsda_jax.evals.task_probes import task_probe
 from diffsda_jax.factors import mix
 
 Outcome = tuple[dict[str, float], list[str]]

@@ -13,7 +13,7 @@ from diffsda_jax.audio.wav import encode_wav
 from diffsda_jax.data.video_writer import video_suffix, write_video
 from diffsda_jax.evals import gallery
 from diffsda_jax.evals.choices import check_choice
-from diffsda_jax.evals.context import Context, Domain, EvalResult, EvalSettings
+from diffsda_jax.evals.context import Context, Domain, EvalSettings
 from diffsda_jax.evals.enrolment import enrol_unseen
 from diffsda_jax.evals.generation_pictures import draw_generation
 from diffsda_jax.evals.interface import SequenceModel, encode_clips
@@ -21,6 +21,7 @@ from diffsda_jax.evals.judges import Judge, make_judge
 from diffsda_jax.evals.parts import PARTS
 from diffsda_jax.evals.pictures import Picture, write_gif
 from diffsda_jax.evals.report import write_pictures, write_results
+from diffsda_jax.evals.result import EvalResult
 from diffsda_jax.evals.sounds import make_sounds
 from diffsda_jax.factors import Factors
 

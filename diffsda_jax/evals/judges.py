@@ -289,6 +289,31 @@ def train_judge(
     return Judge(net=net, params=jax.block_until_ready(params))
 
 
+def make_judge(train: dict[str, Any], num_steps: int, seed: int) -> Judge | None:
+    """A judge for the labels that vary in the training split, or None.
+
+    Args:
+      train: arrays of real clips, with labels or without.
+      num_steps: optimiser steps.
+      seed: of weights, batches and noise.
+    """
+    labels = {
+        name: train[name]
+        for name in ("static_label", "dynamic_label")
+        if name in train and len(np.unique(train[name])) > 1
+    }
+    if not labels:
+        return None
+    return train_judge(
+        train["x"],
+        **labels,
+        length=train.get("length"),
+        mask=train.get("mask"),
+        num_steps=num_steps,
+        seed=seed,
+    )
+
+
 _SETTINGS = ("num_steps", "batch_size", "learning_rate", "input_noise")
 
 
@@ -347,28 +372,3 @@ def _prepare(
     valid = valid_steps(x.shape, length)
     observed = expand_mask(observed_values(x.shape, length, mask), x.ndim)
     return np.where(observed, x, 0).astype(np.float32), valid
-
-
-def make_judge(train: dict[str, Any], num_steps: int, seed: int) -> Judge | None:
-    """A judge for the labels that vary in the training split, or None.
-
-    Args:
-      train: arrays of real clips, with labels or without.
-      num_steps: optimiser steps.
-      seed: of weights, batches and noise.
-    """
-    labels = {
-        name: train[name]
-        for name in ("static_label", "dynamic_label")
-        if name in train and len(np.unique(train[name])) > 1
-    }
-    if not labels:
-        return None
-    return train_judge(
-        train["x"],
-        **labels,
-        length=train.get("length"),
-        mask=train.get("mask"),
-        num_steps=num_steps,
-        seed=seed,
-    )

@@ -285,7 +285,8 @@ class OnnxNetwork(_Network):
     def _see_block(self, frames: Frames) -> tuple[np.ndarray, Found]:
         options, size = self.options, self._file.size
         aligned = np.ones(len(frames), bool)
-        if options.alignment == "landmarks5" and self._aligner is not None:
+        if options.alignment == "landmarks5":
+            assert self._aligner is not None  # or it would not have been opened
             points, found = self._aligner.landmarks(frames)
             maps, aligned = face_maps(points, found, size)
         else:

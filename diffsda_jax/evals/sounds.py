@@ -126,7 +126,7 @@ def _decode(context: Context, voices: list[np.ndarray], words: list[np.ndarray])
     chunks, settings = np.concatenate(words), context.settings
     start = make_start(
         context.model,
-        settings.start_noise,
+        settings.start,
         context.test["x"][chunks].shape,
         target=context.test_clips(targets),
         donor=context.test_clips(chunks),

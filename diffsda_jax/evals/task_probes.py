@@ -4,74 +4,23 @@ All repeats of a probe are trained and read in one compiled program. They say ho
 factors hold; chance levels stand beside every number, since classes are rarely balanced.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array
-from jaxtyping import Bool, Float, Integer, Num, UInt
+from jaxtyping import Bool, Float, Integer, Num
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.context import FORMS
 from diffsda_jax.evals.interface import Lengths, valid_steps
+from diffsda_jax.evals.probe_training import ProbeSpec, fit_and_read
 from diffsda_jax.evals.probes import chance_level
 from diffsda_jax.factors import Factors
-from diffsda_jax.nets.applied import applied
-from diffsda_jax.nets.recurrence import LSTM
-from diffsda_jax.rngs import stream
-
-_HIDDEN = {"classes": (64,), "regression": (32, 8), "binary": (32, 16)}
-
-
-@dataclass(frozen=True)
-class ProbeSpec:
-    """One supervised probe.
-
-    Attributes:
-      kind: ``classes`` (from s), ``regression`` (blocks of s and d), ``binary`` (s, all of d).
-      hidden: widths of the hidden layers; for ``binary`` of the LSTM and of the layer after it.
-        None: (64,) for classes (width: own reading), (32, 8) and (32, 16) as in the paper.
-      num_steps: optimiser steps of each repeat.
-      learning_rate: of AdamW at the start of a cosine.
-      weight_decay: of AdamW.
-      batch_size: items a step, drawn with replacement.
-      seeds: one repeat for each, of initial weights and batches.
-    """
-
-    kind: str
-    hidden: tuple[int, ...] | None = None
-    num_steps: int = 1000
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    batch_size: int = 64
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-
-    def __post_init__(self):
-        """Checks the choices and fills in the widths.
-
-        Raises:
-          ValueError: one that is not allowed.
-        """
-        check_choice("kind", self.kind, tuple(_HIDDEN))
-        object.__setattr__(self, "hidden", widths := self.hidden or _HIDDEN[self.kind])
-        if self.kind == "binary" and len(widths) != 2:
-            raise ValueError(
-                f"hidden: {self.hidden} for a binary probe; allowed are two widths, of the LSTM "
-                f"and of the layer after it; give for example (32, 16)."
-            )
-        for name in ("num_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)}; allowed is 1 or more; raise it.")
-        if not self.seeds:
-            raise ValueError("seeds: there are none; allowed is one or more; give (0,).")
 
 
 @dataclass(frozen=True)
@@ -134,7 +83,7 @@ def task_probe(
     for (factors, target, _), split in zip(sides, ("train", "test"), strict=True):
         _check_target(spec.kind, split, len(factors), target)
     task = _PREPARE[spec.kind](*sides)
-    outputs = _fit_and_read(
+    outputs = fit_and_read(
         spec,
         form == "reference",
         task.num_outputs,
@@ -183,94 +132,6 @@ def block_features(
     shared = np.broadcast_to(static[:, None], (num_items, num_blocks, static.shape[1]))
     features = np.concatenate([total / np.maximum(count, 1), shared], axis=-1)
     return features, count[..., 0] > 0
-
-
-class ProbeNet(nn.Module):
-    """Dense layers with ReLU between them; over a sequence, an LSTM before them.
-
-    Attributes:
-      hidden: widths of the hidden layers; over a sequence, of the LSTM first.
-      num_outputs: numbers given for each item.
-    """
-
-    hidden: tuple[int, ...]
-    num_outputs: int
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B E"] | Float[Array, "B V E"], valid: Bool[Array, "B V"] | None
-    ) -> Float[Array, "B K"]:
-        """Outputs; ``valid`` says which steps of a sequence are real, None if there are none."""
-        widths = self.hidden
-        if valid is not None:
-            x, _ = LSTM(widths[0])(x, valid.T)
-            widths = widths[1:]
-        for width in widths:
-            x = nn.relu(nn.Dense(width)(x))
-        return nn.Dense(self.num_outputs)(x)
-
-
-_Inputs = tuple[Array, Array | None]  # features, and which steps are real where there are steps
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _fit_and_read(
-    spec: ProbeSpec,
-    reuse: bool,
-    num_outputs: int,
-    inputs: _Inputs,
-    goal: Num[Array, " N"],
-    test_inputs: _Inputs,
-    seeds: UInt[Array, " R"],
-) -> Float[Array, "R M K"]:
-    """Outputs of each repeat on the test items, after training on the training items."""
-    net = ProbeNet(spec.hidden or (), num_outputs)
-    keys = jax.vmap(jax.random.key)(seeds)
-
-    def init(key: Array) -> Any:
-        return net.init(stream(key, "params"), *_take(inputs, slice(0, 1)))
-
-    def fit_and_read(params: Any, key: Array) -> tuple[Any, Array]:
-        params = _fit(spec, net, params, inputs, goal, key)
-        return params, applied(net, params, *test_inputs)
-
-    if reuse:
-        return jax.lax.scan(fit_and_read, init(keys[0]), keys)[1]
-    return jax.vmap(lambda key: fit_and_read(init(key), key)[1])(keys)
-
-
-def _fit(
-    spec: ProbeSpec, net: ProbeNet, params: Any, inputs: _Inputs, goal: Num[Array, " N"], key: Array
-) -> Any:
-    """Parameters after ``num_steps`` steps on random batches."""
-    size = min(spec.batch_size, len(goal))
-    schedule = optax.cosine_decay_schedule(spec.learning_rate, spec.num_steps)
-    optimizer = optax.adamw(schedule, weight_decay=spec.weight_decay)
-
-    def loss_fn(params: Any, index: Array) -> Array:
-        return _loss(spec.kind, applied(net, params, *_take(inputs, index)), goal[index])
-
-    def step(carry: Any, index: Array) -> tuple[Any, None]:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss_fn)(params, index), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    batches = jax.random.randint(stream(key, "batch"), (spec.num_steps, size), 0, len(goal))
-    return jax.lax.scan(step, (params, optimizer.init(params)), batches)[0][0]
-
-
-def _loss(kind: str, outputs: Float[Array, "B K"], goal: Num[Array, " B"]) -> Float[Array, ""]:
-    """Cross-entropy for labels, squared error for numbers."""
-    if kind == "classes":
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, goal).mean()
-    if kind == "binary":
-        return optax.sigmoid_binary_cross_entropy(outputs[:, 0], goal).mean()
-    return jnp.mean(jnp.square(outputs[:, 0] - goal))
-
-
-def _take(inputs: _Inputs, index: Any) -> _Inputs:
-    """Some items of the inputs."""
-    return jax.tree.map(lambda values: values[index], inputs)
 
 
 @dataclass(frozen=True)

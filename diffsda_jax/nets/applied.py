@@ -15,7 +15,8 @@ def applied(module: nn.Module, variables: Mapping[str, Any], *args: Any, **how: 
       module: the network.
       variables: its collections.
       *args: of its method.
-      **how: keyword arguments of its method, and ``method`` and ``rngs`` of ``apply``.
+      **how: keyword arguments of its method, and ``method`` and ``rngs`` of ``apply``, but not
+        ``mutable``, which asks for the second result.
 
     Returns:
       What the method returns.

@@ -74,6 +74,9 @@ class Painter:
           panels: title, role and description of each.
           clips: as many, normalised, real steps only.
           caption: below them.
+
+        Raises:
+          ValueError: video, and no ``to_frames``.
         """
         titles, roles, alts = zip(*panels, strict=True)
         if self.kind == "series":
@@ -94,6 +97,9 @@ class Painter:
           titles: of the places.
           clips: as many, normalised, real steps only.
           what: is moved, for those who do not see it.
+
+        Raises:
+          ValueError: video, and no ``to_frames``.
         """
         alts = [f"{what}: {title}" for title in titles]
         if self.kind == "series":
@@ -117,7 +123,12 @@ class Painter:
         return self.shelf.add_picture(name, _side_by_side(list(frames)))
 
     def _frames(self, x: Clip) -> np.ndarray:
-        return to_uint8(np.asarray((self.to_frames or np.asarray)(x[None]))[0])
+        if self.to_frames is None:
+            raise ValueError(
+                "a painter of video has to_frames=None and cannot draw; give to_frames, or leave "
+                "out what can_draw says cannot be drawn."
+            )
+        return to_uint8(np.asarray(self.to_frames(x[None]))[0])
 
     def _draw_series(
         self, clips: Sequence[Clip], alts: Sequence[str]

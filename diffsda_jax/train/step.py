@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffsda_jax import sharding
 from diffsda_jax.diffusion import edm
+from diffsda_jax.nets.applied import applied
 from diffsda_jax.rngs import stream
 from diffsda_jax.train.state import TrainState, place_state
 
@@ -102,7 +103,7 @@ def make_loss_fn(model: nn.Module, **options: Any) -> LossFn:
 
         def apply(method: str, *args: Any) -> Any:
             rngs = {"dropout": stream(key, f"dropout/{method}")} if use.train else None
-            return model.apply(variables, *args, train=use.train, rngs=rngs, method=method)
+            return applied(model, variables, *args, train=use.train, rngs=rngs, method=method)
 
         def draws(tree: Any) -> Any:
             return jax.tree.map(lambda leaf: jnp.repeat(leaf, use.noise_draws, axis=0), tree)

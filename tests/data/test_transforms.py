@@ -161,6 +161,17 @@ def test_normalizer_survives_json():
     np.testing.assert_array_equal(nothing.invert(series(4)), series(4))
 
 
+def test_a_normalizer_takes_mean_and_deviation_or_neither():
+    ones = np.ones(2, np.float32)
+    for statistics in ({"mean": ones}, {"std": ones}):
+        with pytest.raises(ValueError, match="give both, or None for both"):
+            Normalizer(**statistics)
+    for known in ("mean", "std"):
+        values = Normalizer().to_dict() | {known: [1.0, 1.0]}
+        with pytest.raises(ValueError, match="give both"):
+            Normalizer.from_dict(values)
+
+
 def test_video_is_left_as_it_is_except_where_masked():
     x = np.full((3, 2, 2, 1), 0.5, np.float32)
     normalizer = fit_normalizer(Arrays([{"x": x}], kind="video"))

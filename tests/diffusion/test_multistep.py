@@ -167,7 +167,10 @@ def test_bad_descriptions_are_refused(arguments, match):
 
 
 def test_noise_needs_a_key():
-    with pytest.raises(ValueError, match="give key="):
-        samplers.integrate(
-            "euler", gaussian_denoiser, jnp.ones(2), schedules.sigma_grid(4), eta=1.0
-        )
+    x, grid = jnp.ones(2), schedules.sigma_grid(4)
+    for solve, solver in (
+        (samplers.integrate, "euler"),
+        (multistep.solve, multistep.METHODS["euler"]),
+    ):
+        with pytest.raises(ValueError, match="give key="):
+            solve(solver, gaussian_denoiser, x, grid, eta=1.0)

@@ -3,13 +3,8 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 
-from diffsda_jax.evals.task_probes import (
-    ProbeNet,
-    ProbeSpec,
-    _fit_and_read,
-    block_features,
-    task_probe,
-)
+from diffsda_jax.evals.probe_training import ProbeNet, ProbeSpec, fit_and_read
+from diffsda_jax.evals.task_probes import block_features, task_probe
 from diffsda_jax.factors import Factors
 from diffsda_jax.rngs import stream
 
@@ -179,11 +174,25 @@ def test_training_of_all_seeds_agrees_with_a_plain_loop():
     goal = jnp.asarray(rng.integers(2, size=40))
     spec = ProbeSpec("classes", hidden=(4,), num_steps=5, batch_size=8, weight_decay=0.1)
     seeds = jnp.asarray([7, 8], jnp.uint32)
-    outputs = _fit_and_read(spec, False, 2, (x, None), goal, (x, None), seeds)
+    outputs = fit_and_read(spec, False, 2, (x, None), goal, (x, None), seeds)
     assert outputs.shape == (2, 40, 2)
     for output, seed in zip(outputs, (7, 8), strict=True):
         twin = plain_loop(ProbeNet((4,), 2), x, goal, jax.random.key(seed))
         np.testing.assert_allclose(output, twin, atol=1e-5)
+
+
+def test_a_probe_without_hidden_layers_is_linear(factors):
+    train, test = factors
+    quick = {**QUICK, "seeds": (0,)}
+    spec = ProbeSpec("classes", hidden=(), **quick)
+    assert spec.widths == () and ProbeSpec("classes").widths == (64,)
+    line, corners = (
+        [(value(f.static) > 0).astype(int) for f in factors]
+        for value in (lambda s: s[:, 0] + s[:, 1], lambda s: s[:, 0] * s[:, 1])
+    )
+    for labels, low, high in ((line, 95.0, 100.0), (corners, 35.0, 65.0)):
+        found = task_probe(spec, train, test, *labels).metrics["accuracy_percent"][0]
+        assert low < found <= high
 
 
 def test_what_is_refused(factors):
@@ -192,6 +201,8 @@ def test_what_is_refused(factors):
         ProbeSpec("ranking")
     with pytest.raises(ValueError, match="two widths"):
         ProbeSpec("binary", hidden=(32,))
+    with pytest.raises(ValueError, match=r"hidden: \(\) for a binary probe"):
+        ProbeSpec("binary", hidden=())
     with pytest.raises(ValueError, match="num_steps: 0"):
         ProbeSpec("classes", num_steps=0)
     with pytest.raises(ValueError, match="seeds"):

@@ -8,6 +8,7 @@ from PIL import Image
 from diffsda_jax.evals.pictures import write_gif
 from diffsda_jax.page import media
 from diffsda_jax.page.media import Shelf, encode_animation, heat_map, read_animation
+from diffsda_jax.page.painter import Painter
 
 
 def decode(uri):
@@ -34,6 +35,16 @@ def test_a_large_picture_is_made_light():
     picture = np.random.default_rng(0).integers(0, 255, (400, 400, 3)).astype(np.uint8)
     found = Shelf(10**7).add_picture("noise", picture)
     assert found.uri.startswith("data:image/webp;") and len(found.uri) < picture.size / 2
+
+
+def test_a_painter_without_frames_draws_no_latents():
+    clips = [np.zeros((2, 4, 4, 3), np.float32)]
+    blind = Painter(Shelf(10_000), "video")
+    assert not blind.can_draw
+    with pytest.raises(ValueError, match="to_frames=None and cannot draw"):
+        blind.places(["here"], clips, "place")
+    sighted = Painter(Shelf(10_000), "video", to_frames=lambda x: x)
+    assert sighted.can_draw and sighted.places(["here"], clips, "place")[0].content.uri
 
 
 def test_what_does_not_fit_is_named_and_what_is_smaller_still_fits():

@@ -143,7 +143,8 @@ class CsvTable(Source):
         del rng
         window = self._windows[index]
         element: dict[str, Any] = {"x": window.x.copy(), "mask": window.mask.copy()}
-        if self._names is not None and window.labels is not None:
+        if self._names is not None:
+            assert window.labels is not None  # all series have the label column, or none
             element["static_label"] = self._names[window.labels[0]]
         return element
 

@@ -209,7 +209,8 @@ class SpeechSource(Source):
             "static_label": self._speakers[utterance.speaker],
             "group": number,
         }
-        if self._sentences and utterance.text is not None:
+        if self._sentences:
+            assert utterance.text is not None  # see _sentence_ids
             element["dynamic_label"] = self._sentences[utterance.text]
         return element
 
