@@ -56,7 +56,7 @@ def sampling_defaults() -> dict[str, Any]:
     return {
         "solvers": ("heun", "euler", "dpmpp_2m", "unipc"),  # see diffusion.samplers.SOLVERS
         "evaluations": (6, 8, 10, 12, 16, 24),  # of the network, for one sample
-        "sigma_min": (0.0, 0.05),  # last level above zero; 0 = model.sigma_min
+        "sigma_min": (0.0, 0.03, 0.05),  # last level above zero; 0 = model.sigma_min
         "eta": (0.0,),  # shares of noise, of the solvers that can add it
         "tolerance_percent": 2.0,  # of the result with 63 evaluations of Heun
         "num_clips": 64,  # to swap and to reconstruct, of each half of eval.split
