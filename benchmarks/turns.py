@@ -41,6 +41,7 @@ class Worker:
     def kill(self) -> None:
         """Ends the process in the middle of its work; it answers no more."""
         self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """Ends the process."""

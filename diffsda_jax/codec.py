@@ -104,7 +104,7 @@ class Codec:
           ValueError: it is no checkpoint, is damaged, or of another architecture than it says; a
             ``sampler.json`` that cannot be read; or an unknown precision or device.
         """
-        from diffsda_jax.train import checkpoint  # Orbax takes seconds to import
+        from diffsda_jax.train import checkpoint, integrity  # Orbax takes seconds to import
 
         sharding = None if device is None else SingleDeviceSharding(find_device(device))
         variables, meta = checkpoint.load_for_inference(path, weights, sharding)
@@ -114,7 +114,7 @@ class Codec:
                 "train or convert it again with this package."
             )
         spec = ModelSpec.from_dict(meta["model"])
-        checkpoint.check_compatible(variable_shapes(spec), variables)
+        integrity.check_compatible(variable_shapes(spec), variables)
         normalizer, sampler = meta.get("normalizer"), load_sampler(path, meta.get("step"))
         if sampler is None and "distilled" in meta:
             sampler = SamplerSpec.from_dict(meta["distilled"]["sampler"])

@@ -252,7 +252,7 @@ def load_config(path: str) -> ConfigDict:
         module = execute_file(file, "config")
         config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:  # whatever a user's file does; the cause stays chained
-        what = " ".join(str(error).replace("\\n", " ").split()).strip("'\"")
+        what = " ".join(str(error).replace("\\n", " ").split()).strip("'\"").rstrip(".")
         raise ValueError(
             f"config file {path} cannot be read: {what}. It needs a function get_config() that "
             "changes diffsda_jax.config.default_config(), such as configs/digits.py."

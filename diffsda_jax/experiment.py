@@ -347,7 +347,7 @@ def load_split(experiment: Experiment, split: str, limit: int) -> dict[str, np.n
 
 
 def load_pairs(experiment: Experiment) -> tuple[dict[str, np.ndarray], Pairs]:
-    """The distinct windows of ``eval.pairs``, ``[N, V, ...]`` as of ``load_split``, and the swaps.
+    """Clips of the distinct windows of ``eval.pairs``, ``x`` ``[N, V, ...]``, and who is swapped.
 
     Raises:
       ValueError, FileNotFoundError: a pair file that is missing or does not fit the data.
@@ -370,10 +370,10 @@ def initial_state(
     """State at step 0: random weights, or the averaged ones of ``train.init_from``."""
     config = experiment.config
     if use_init_from and config.train.init_from:
-        from diffsda_jax.train import checkpoint  # Orbax takes seconds to import
+        from diffsda_jax.train import checkpoint, integrity  # Orbax takes seconds to import
 
         variables, _ = checkpoint.load_for_inference(config.train.init_from)
-        checkpoint.check_compatible(variable_shapes(experiment.spec), variables)
+        integrity.check_compatible(variable_shapes(experiment.spec), variables)
     else:
         key = stream(jax.random.key(config.seed), "init")
         variables = init_variables(experiment.spec, key)

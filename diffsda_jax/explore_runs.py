@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from diffsda_jax import experiment as experiments
 from diffsda_jax import runs
 from diffsda_jax.evals import exploration, report
-from diffsda_jax.evals.choices import check_choice
 from diffsda_jax.evals.component_names import Attribute, find_meaning, make_attributes
 from diffsda_jax.evals.component_stability import stability_over_models, stability_over_samples
 from diffsda_jax.evals.enrolment import enrol_unseen
@@ -25,6 +24,7 @@ from diffsda_jax.evals.pictures import Picture, write_gif
 from diffsda_jax.evals.swap import decode_factors, make_start
 from diffsda_jax.evals.traversal_pictures import draw_series, draw_videos, traverse
 from diffsda_jax.experiment import Experiment
+from diffsda_jax.explore_options import check_options
 from diffsda_jax.factors import Factors
 from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.prior_api import Prior
@@ -32,7 +32,6 @@ from diffsda_jax.prior_api import Prior
 logger = logging.getLogger(__name__)
 
 FOLDER = "explore"
-CODES_FROM = ("auto", "prior", "data")
 
 
 @dataclasses.dataclass
@@ -101,41 +100,14 @@ class View(NamedTuple):
 
     Attributes:
       fitted: factors that components are fitted to.
-      length: number of real steps of these, for the prior's of training clips; None = all.
+      length: number of real steps of these, or None for all. Sequences of the prior have those of
+        training clips.
       test: factors of the test clips.
     """
 
     fitted: Factors
     length: Lengths | None
     test: Factors
-
-
-def check_options(config: ConfigDict) -> ConfigDict:
-    """The section ``explore``, checked before anything is loaded.
-
-    Raises:
-      ValueError: names the option, its value and what is allowed.
-    """
-    options = config.explore
-    if config.model.static_per_step:
-        raise ValueError(
-            "model.static_per_step is True, but components are of one static factor a sequence; "
-            "explore a model that was trained with --config.model.static_per_step=False."
-        )
-    check_choice("explore.codes_from", options.codes_from, CODES_FROM)
-    check_choice("explore.dynamic_over", options.dynamic_over, exploration.LEVELS)
-    counts = {"num_codes": 8, "num_components": 1, "num_clips": 1, "num_traversals": 1}
-    for name, least in (counts | {"num_random": 2, "num_refits": 2, "num_alphas": 3}).items():
-        if options[name] < least:
-            raise ValueError(f"config.explore.{name} is {options[name]}; allowed: {least} or more.")
-    if options.num_alphas % 2 == 0:
-        raise ValueError(
-            f"config.explore.num_alphas is {options.num_alphas}; use an odd number, so that the "
-            "middle column is the clip itself."
-        )
-    if options.alpha < 0:
-        raise ValueError(f"config.explore.alpha is {options.alpha}; allowed: 0 (auto) or more.")
-    return options
 
 
 class Explorer:

@@ -63,7 +63,7 @@ class FirstStage:
           FileNotFoundError: the directory does not exist.
           ValueError: it is no checkpoint, is damaged, or holds something else.
         """
-        from diffsda_jax.train import checkpoint  # Orbax takes seconds to import
+        from diffsda_jax.train import checkpoint, integrity  # Orbax takes seconds to import
 
         variables, meta = checkpoint.load_for_inference(path, weights)
         if META_KEY not in meta:
@@ -75,7 +75,7 @@ class FirstStage:
                 f"{way_out}."
             )
         spec = FirstStageSpec.from_dict(meta[META_KEY])
-        checkpoint.check_compatible(variable_shapes(spec), variables)
+        integrity.check_compatible(variable_shapes(spec), variables)
         return cls(spec, variables, meta)
 
     def fingerprint(self) -> str:

@@ -59,7 +59,8 @@ class ModelSpec:
       encoder_width: m of the encoder's MLP (series).
       encoder_sees_mask: the encoder is told which values are observed (series). Off in the paper
         and the released code.
-      dropout: rate in both networks.
+      dropout: rate in both networks, rounded to a multiple of 2^-8 (0.1 is 0.1016), see
+        ``nets.layers.Dropout``.
       precision: of the numbers that large products multiply, ``"float32"`` or ``"bfloat16"``;
         sums, parameters, and what the networks take and give are float32. In the U-Nets of video
         what lies between the products is bfloat16 too.

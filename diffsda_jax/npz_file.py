@@ -10,9 +10,20 @@ from etils import epath
 
 # What NumPy and zipfile raise for damaged files; a member may claim to be encrypted (RuntimeError)
 # or to be of a later version (NotImplementedError), and a header is read as Python's literals.
-DAMAGE: tuple[type[Exception], ...]
-DAMAGE = (ValueError, TypeError, OSError, EOFError, KeyError, RuntimeError, SyntaxError)
-DAMAGE += (MemoryError, OverflowError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    SyntaxError,
+    MemoryError,
+    OverflowError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_arrays(path: Path | epath.Path) -> dict[str, np.ndarray]:

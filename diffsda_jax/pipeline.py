@@ -219,7 +219,10 @@ class DiffSDA(MediaCodec):
                 logger.warning(
                     "%s keeps %d directions of the %s factor, and %d are asked for; explore with a "
                     "larger config.explore.num_components, or give codes",
-                    *(file, len(found), factor, num_components),
+                    file,
+                    len(found),
+                    factor,
+                    num_components,
                 )
             return found
         elif self.has_prior():

@@ -95,7 +95,7 @@ class Prior:
                 f"{_way_out(workdir)}; or give {place} to load the prior all the same."
             )
         spec = PriorSpec.from_dict(meta[META_KEY])
-        checkpoint.check_compatible(prior.variable_shapes(spec), variables)
+        integrity.check_compatible(prior.variable_shapes(spec), variables)
         static, dynamic = (Normalizer.from_dict(meta["factors"][of]) for of in _PARTS)
         normalizers = (static, dynamic)
         return cls(spec, variables, normalizers, SamplerSpec.from_dict(meta["sampler"]), meta)

@@ -23,7 +23,7 @@ def execute_file(path: str | os.PathLike, name: str, listed: bool = False) -> Mo
     """
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file: its name must end in .py")
+        raise ImportError(f"{path} is no Python file: its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     if listed:
         sys.modules[name] = module

@@ -26,7 +26,7 @@ from diffsda_jax.first_stage_api import FirstStage
 from diffsda_jax.model import variable_shapes
 from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.prior_api import FOLDER, Prior
-from diffsda_jax.train import checkpoint, loop
+from diffsda_jax.train import integrity, loop
 from diffsda_jax.train.state import TrainState, variables_of
 from diffsda_jax.train.writers import MetricWriter
 from diffsda_jax.workdirs import Training, check_workdir, open_workdir, purpose_of, train_in
@@ -255,7 +255,7 @@ def load_trained(
     """
     model = DiffSDA.from_checkpoint(workdir, weights=config.eval.weights)
     experiment = experiments.build(config, sources, model.normalizer)
-    checkpoint.check_compatible(variable_shapes(experiment.spec), model.variables)
+    integrity.check_compatible(variable_shapes(experiment.spec), model.variables)
     check_workdir(open_workdir(workdir), experiment)
     return experiment, model
 

@@ -69,6 +69,9 @@ def test_file_without_get_config(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match="empty.py cannot be read.*needs a function get_config"):
         configuration.load_config(str(tmp_path / "empty.py"))
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"must end in \.py\. It needs a function get_config"):
+        configuration.load_config(str(tmp_path / "notes.txt"))
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,9 @@ def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys):
         assert command.main([f"--study={file}", f"--out={tmp_path / 'out'}"]) == 2
         error = capsys.readouterr().err
         assert match in error and len(error.splitlines()) == 1
+    (tmp_path / "study.txt").write_text("")
+    assert command.main([f"--study={tmp_path / 'study.txt'}", f"--out={tmp_path / 'out'}"]) == 2
+    assert "its name must end in .py. It needs a function" in capsys.readouterr().err
     known = "--study=studies/recurrence.py"
     assert command.main([known, f"--out={tmp_path / 'out'}", "--seeds=a"]) == 2
     assert "--seeds=a: give numbers" in capsys.readouterr().err

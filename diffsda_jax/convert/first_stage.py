@@ -31,8 +31,14 @@ _DIFFUSION = (
 )
 LEFT_OUT_NESTED = re.compile(rf"{re.escape(PREFIX)}({TRAINING_ONLY.pattern})|{_DIFFUSION}")
 NESTED = re.compile(re.escape(PREFIX))
-_OWN: tuple[str, ...] = ("encoder.conv_in.", "encoder.down.", "encoder.mid.")
-_OWN += ("decoder.conv_in.", "decoder.up.", "decoder.mid.")
+_OWN = (
+    "encoder.conv_in.",
+    "encoder.down.",
+    "encoder.mid.",
+    "decoder.conv_in.",
+    "decoder.up.",
+    "decoder.mid.",
+)
 _CODEBOOK = "quantize.embedding.weight"
 
 

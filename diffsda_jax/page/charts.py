@@ -159,7 +159,7 @@ def _points(line: Line, x_axis: Axis, y_axis: Axis) -> list[str]:
     x, y = np.asarray(line.x, float), np.asarray(line.y, float)
     every = -(-len(x) // _MAX_POINTS)
     kept = np.arange(0, len(x), every) if len(x) else np.zeros(0, int)
-    kept = np.union1d(kept, [len(x) - 1]) if len(x) else kept
+    kept = np.union1d(kept, np.arange(len(x))[-1:])  # the last point, where there is one
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     across = _LEFT + x_axis.place(x[kept]) * (right - _LEFT)
     down = bottom - y_axis.place(y[kept]) * (bottom - _TOP)

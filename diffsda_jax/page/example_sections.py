@@ -78,8 +78,8 @@ def traversals_section(
 ) -> Section:
     """Sliders that move one test sequence along the components of both factors."""
     blocks: list[Block] = []
-    traversals = examples.traversals if examples is not None and painter.can_draw else []
-    if traversals:
+    if examples is not None and examples.traversals and painter.can_draw:
+        traversals = examples.traversals
         blocks.append(
             Text(
                 "One test sequence whose factors are moved along a component, all else and the "
@@ -88,14 +88,13 @@ def traversals_section(
         )
         if painter.kind == "series":
             blocks += painter.legend(traversals[0].x.shape[3])
-    sliders = [
-        _slider(examples, painter, traversal, place)
-        for traversal in traversals
-        for place in range(len(traversal.x))
-        if examples is not None
-    ]
-    if sliders:
-        blocks.append(Sliders(sliders))
+        sliders = [
+            _slider(examples, painter, traversal, place)
+            for traversal in traversals
+            for place in range(len(traversal.x))
+        ]
+        if sliders:
+            blocks.append(Sliders(sliders))
     blocks += missing
     return Section("traversals", "What the factors change", blocks)
 

@@ -138,8 +138,9 @@ def load_study(path: str | Path) -> Study:
     try:
         study = execute_file(path, "study_file").get_study()
     except Exception as error:  # whatever a user's file does; the cause stays chained
+        what = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
-            f"study file {path} cannot be read: {' '.join(str(error).split())} It needs a function "
+            f"study file {path} cannot be read: {what}. It needs a function "
             "get_study() that returns a diffsda_jax.study.Study, such as studies/recurrence.py."
         ) from error
     if not isinstance(study, Study):

@@ -22,7 +22,6 @@ from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers
 
 from diffsda_jax.train import integrity
-from diffsda_jax.train.integrity import IncompatibleCheckpointError
 from diffsda_jax.train.state import WEIGHTS, TrainState
 
 logger = logging.getLogger(__name__)
@@ -90,7 +89,8 @@ class Checkpointer:
         """Returns when everything saved so far is on disk, with its checksums.
 
         Raises:
-          OSError, TimeoutError: no permission, a late clock; other errors of Orbax likewise.
+          TimeoutError: the save took too long, or the clock was set forward.
+          OSError: it failed, such as for want of permission; other errors of Orbax likewise.
         """
         sealing, self._sealing = self._sealing, None
         try:
@@ -256,37 +256,6 @@ def save_converted(
     return folder / "0"
 
 
-def check_compatible(template: Any, found: Any, what: str = "parameter") -> None:
-    """Refuses arrays whose names or shapes are not those of the model.
-
-    Args:
-      template: tree of arrays or shape structs that the model has.
-      found: tree of arrays, shape structs or array metadata of the checkpoint.
-      what: what the leaves are called in the error.
-
-    Raises:
-      IncompatibleCheckpointError: names the first leaf that differs, with both shapes.
-    """
-    wanted, present = _shapes(template), _shapes(found)
-    for name in sorted(wanted.keys() | present.keys()):
-        in_model, in_checkpoint = wanted.get(name, "absent"), present.get(name, "absent")
-        if in_model != in_checkpoint:
-            raise IncompatibleCheckpointError(
-                f"the checkpoint is of another architecture: {what} {name} is {in_checkpoint} in "
-                f"the checkpoint and {in_model} in the model. Use the config it was trained with, "
-                "or another checkpoint or workdir."
-            )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf by its path, joined with slashes."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
-
-
 def _make_manager(directory: epath.Path, keep: int) -> ocp.CheckpointManager:
     """A manager that saves whenever it is told to, and clears what a killed process left."""
     return ocp.CheckpointManager(
@@ -367,7 +336,7 @@ def _stored_tree(item: epath.Path) -> Any:
 
 def _read_arrays(item: epath.Path, wanted: Any) -> Any:
     """Reads one item into the structure, types and shardings of ``wanted``."""
-    check_compatible(wanted, _stored_tree(item), f"{item.name}:")
+    integrity.check_compatible(wanted, _stored_tree(item), f"{item.name}:")
     if not jax.tree.leaves(wanted):
         return wanted
     target = jax.tree.map(

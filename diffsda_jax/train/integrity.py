@@ -61,6 +61,37 @@ class IncompatibleCheckpointError(ValueError):
     """A whole checkpoint that belongs to another model or another optimiser."""
 
 
+def check_compatible(template: Any, found: Any, what: str = "parameter") -> None:
+    """Refuses arrays whose names or shapes are not those of the model.
+
+    Args:
+      template: tree of arrays or shape structs that the model has.
+      found: tree of arrays, shape structs or array metadata of the checkpoint.
+      what: what the leaves are called in the error.
+
+    Raises:
+      IncompatibleCheckpointError: names the first leaf that differs, with both shapes.
+    """
+    wanted, present = _shapes(template), _shapes(found)
+    for name in sorted(wanted.keys() | present.keys()):
+        in_model, in_checkpoint = wanted.get(name, "absent"), present.get(name, "absent")
+        if in_model != in_checkpoint:
+            raise IncompatibleCheckpointError(
+                f"the checkpoint is of another architecture: {what} {name} is {in_checkpoint} in "
+                f"the checkpoint and {in_model} in the model. Use the config it was trained with, "
+                "or another checkpoint or workdir."
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf by its path, joined with slashes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
 def absolute(path: str | os.PathLike) -> epath.Path:
     """Absolute path with ``~`` replaced; a URL, such as ``gs://bucket/run``, stays as it is."""
     found = epath.Path(path).expanduser()

@@ -14,13 +14,8 @@ from tiny_run import assert_trees_equal, copy
 
 from diffsda_jax import sharding
 from diffsda_jax.train import integrity
-from diffsda_jax.train.checkpoint import (
-    Checkpointer,
-    check_compatible,
-    load_for_inference,
-    save_converted,
-)
-from diffsda_jax.train.integrity import IncompatibleCheckpointError
+from diffsda_jax.train.checkpoint import Checkpointer, load_for_inference, save_converted
+from diffsda_jax.train.integrity import IncompatibleCheckpointError, check_compatible
 from diffsda_jax.train.optimizer import make_optimizer, make_schedule
 from diffsda_jax.train.state import create_state
 
