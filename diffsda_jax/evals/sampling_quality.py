@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from diffsda_jax.diffusion.samplers import SamplerSpec
 from diffsda_jax.evals.pictures import Picture
@@ -177,6 +178,7 @@ def draw_trials(trials: Sequence[Trial], reference: Trial, chosen: Trial) -> Pic
             axis.set_yscale("log")
         axis.set_title(LEAST_LOSS[name][0], fontsize=9)
         axis.set_xlabel("evaluations", fontsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.tick_params(labelsize=7, which="both")
     for axis in axes[len(names) :]:
         axis.set_axis_off()
