@@ -320,15 +320,6 @@ def test_a_command_gets_its_variables_and_cores_and_writes_its_log(tmp_path):
     assert lines[2].split() == ["Cpus_allowed_list:", str(core)]
 
 
-@pytest.fixture
-def interruptible():
-    """SIGINT interrupts, also where a shell runs the tests in the background and ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_stopping_ends_the_commands_and_starts_no_more(tmp_path):
     class Sleeper(Launcher):
         def __call__(self, command, log, slot):
@@ -342,6 +333,23 @@ def test_stopping_ends_the_commands_and_starts_no_more(tmp_path):
     assert "0 of 4 runs" in (tmp_path / "table.md").read_text()
     with pytest.raises(KeyboardInterrupt):
         launcher([], tmp_path / "log.txt", Slot({}))
+
+
+class SwallowsInterrupts:
+    """Its end waits for a signal, whose exception Python drops there."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_during_garbage_collection_stops_too():
+    launcher = Launcher()
+    before = signal.getsignal(signal.SIGINT)
+    with launcher.stopping_on_signals():
+        SwallowsInterrupts()
+    assert launcher.stopped and signal.getsignal(signal.SIGINT) is before
 
 
 def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys):

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -82,10 +81,10 @@ def conduct(
     """
     slots, runs = make_slots(jobs, devices), make_runs(study, out)
     began, failures = time.perf_counter(), {}
+    launcher = launcher or Launcher()
     try:
-        failures = run_study(
-            runs, slots, launcher or Launcher(), lambda line: print(line, flush=True)
-        )
+        with launcher.stopping_on_signals():
+            failures = run_study(runs, slots, launcher, lambda line: print(line, flush=True))
     finally:
         problems = write_study(study, out, runs, failures, time.perf_counter() - began)
     return problems
@@ -164,7 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"diffsda_jax.study: error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_MISUSED
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         problems = conduct(study, arguments.out, jobs=arguments.jobs, devices=devices)
     except KeyboardInterrupt:

@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 THREAD_OPTIONS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Slot(NamedTuple):
@@ -93,7 +96,7 @@ class Launcher:
     def __init__(self):
         """Nothing runs yet."""
         self.stopped = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may call stop while stop runs
         self._running: set[subprocess.Popen] = set()
 
     def __call__(self, command: Sequence[str], log: Path, slot: Slot) -> Ended:
@@ -140,3 +143,26 @@ class Launcher:
             for process in self._running:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
+
+    @contextlib.contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM call ``stop`` and raise KeyboardInterrupt, as long as this is open.
+
+        Python drops an exception that a signal raises while an object is being collected; the
+        commands are stopped even then, and say so to who waits for them. Only the main thread can
+        watch signals; elsewhere nothing is changed.
+        """
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self.stop()
+            raise KeyboardInterrupt
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, handle) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
