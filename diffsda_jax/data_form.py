@@ -321,7 +321,7 @@ def make_data_form(
 
     Raises:
       ValueError, FileNotFoundError: a first stage that is needed and missing, or another one than
-        that of the latents.
+        that of the latents; a given vocoder that does not fit.
     """
     config, source = meta.get("config") or {}, meta.get("source") or {}
     data, options = config.get("data", {}), config.get("source", {}).get("options", {})
@@ -334,7 +334,7 @@ def make_data_form(
         )
     names = source.get("feature_names")
     settings = config.get("first_stage", {})
-    return DataForm(
+    form = DataForm(
         kind=kind,
         shape=tuple(spec.shape),
         normalizer=normalizer or Normalizer(target_std=spec.sigma_data),
@@ -348,6 +348,9 @@ def make_data_form(
         rate=source.get("fps") if front_end is None else None,
         csv_options={k: options[k] for k in CSV_OPTIONS if options.get(k) is not None},
     )
+    if vocoder and front_end:
+        _ = form._play  # one that does not fit is named before anything is decoded
+    return form
 
 
 def _find_first_stage(
