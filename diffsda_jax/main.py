@@ -33,7 +33,9 @@ TRAININGS = {  # modes that train: the module and the function
 }
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file; override options with --config.section.option=value."
+    "config",
+    None,
+    "Config file; override options with --config.section.option=value. Left out, the workdir's.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: checkpoints, logs, evaluations. The same again resumes."
@@ -81,23 +83,16 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       SystemExit: with status 2, after that line.
     """
     from diffsda_jax import config as configuration
+    from diffsda_jax import saved_config
 
     try:
-        if path := config_path(argv):
+        argv = saved_config.add_saved(argv)
+        if path := saved_config.flag_value(argv, "config"):
             config = configuration.load_config(path)
             configuration.check_overrides(config, argv)
         return flags.FLAGS(argv)
     except (flags.Error, ValueError, OSError) as error:
         fail(describe(error))
-
-
-def config_path(argv: Sequence[str]) -> str | None:
-    """The value of ``--config`` on a command line, given as one word or as two."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
-        name, equals, value = word.partition("=")
-        if name in ("--config", "-config"):
-            return value if equals else following
-    return None
 
 
 def run_plan(config: ConfigDict) -> None:
@@ -131,9 +126,10 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
 
         sampling_runs.run_sampling(config, workdir)
     elif mode == "report":
-        from diffsda_jax import report_runs
+        from diffsda_jax import report_runs, saved_config
 
-        print(f"report: {report_runs.run_report(config, workdir, config_path(sys.argv))}")
+        path = saved_config.flag_value(sys.argv, "config")
+        print(f"report: {report_runs.run_report(config, workdir, path)}")
     elif mode == "zero_shot":
         from diffsda_jax import zero_shot
 
@@ -160,7 +156,10 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         fail(f"unknown argument {argv[1]!r}; options start with --, see --help.")
     if CONFIG.value is None:
-        fail("--config is missing; give a file of configs/, such as --config=configs/digits.py.")
+        fail(
+            "--config is missing; give a file of configs/, such as --config=configs/digits.py, or "
+            "the --workdir of a run, whose config is taken."
+        )
     if WORKDIR.value is None and MODE.value != "plan":
         fail(f"--workdir is missing; --mode={MODE.value} needs the folder of the run.")
     if MODE.value == "zero_shot" and CHECKPOINT.value is None:

@@ -310,6 +310,6 @@ def make_meta(
 def _way_out(workdir: str | os.PathLike) -> str:
     """The command that trains a prior."""
     return (
-        "train one with python -m diffsda_jax.main --mode=prior --config=configs/X.py "
-        f"--workdir={workdir}, X being the config that the model was trained with"
+        f"train one with python -m diffsda_jax.main --workdir={workdir} --mode=prior, with the "
+        "--config of the model if it is not in the workdir"
     )

@@ -43,6 +43,7 @@ from diffsda_jax.page.run_sections import (
 )
 from diffsda_jax.page.words import Facts, lead_of, tiles_of
 from diffsda_jax.pipeline import DiffSDA
+from diffsda_jax.saved_config import CONFIG_FILE
 from diffsda_jax.train.checkpoint import package_version
 
 logger = logging.getLogger(__name__)
@@ -267,7 +268,9 @@ def _page(
     workdir, examples, shelf = records.workdir, made.examples, painter.shelf
 
     def command(mode: str) -> str:
-        words = (f"--config={config_name or 'CONFIG'}", f"--workdir={workdir}", f"--mode={mode}")
+        words = [f"--workdir={workdir}", f"--mode={mode}"]
+        if config_name or not (Path(workdir) / CONFIG_FILE).is_file():  # else that one is taken
+            words.insert(0, f"--config={config_name or 'CONFIG'}")
         return f"python -m diffsda_jax.main {shlex.join(words)}"
 
     missing = []

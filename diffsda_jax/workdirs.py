@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from diffsda_jax import config as configuration
 from diffsda_jax import distributed, sharding
 from diffsda_jax.experiment import Experiment
+from diffsda_jax.saved_config import CONFIG_FILE
 from diffsda_jax.train import checkpoint, loop, profiling
 from diffsda_jax.train.lock import WorkdirLock, cannot_write
 from diffsda_jax.train.state import TrainState
@@ -23,7 +24,6 @@ from diffsda_jax.train.writers import MetricWriter
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.json"
 # Of what is trained, and of section train for all of it.
 _OWN_TRAIN_OPTIONS = ("batch_size", "num_steps", "eval_every_steps")
 _SHARED_TRAIN_OPTIONS = ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints")

@@ -167,15 +167,14 @@ def test_a_missing_split_folder(tmp_path, write_frames):
         folder("test", tmp_path)
 
 
-def test_one_clip_cannot_serve_two_splits(tmp_path, write_frames):
-    write_frames(tmp_path / "a", 10)
-    sizes = []
-    for split in ("train", "test"):
-        try:
-            sizes.append(len(folder(split, tmp_path)))
-        except ValueError as error:
-            assert "holds 1 clip, too few for two splits" in str(error)
-    assert sizes == [1]
+def test_a_few_clips_are_in_both_splits_which_says_so(tmp_path, write_frames):
+    for count in range(1, 11):
+        write_frames(tmp_path / f"{count}", 10)
+        train, test = folder("train", tmp_path), folder("test", tmp_path)
+        assert "those of training" not in train.describe()
+        assert ("those of training, too few to hold some out" in test.describe()) == (count < 10)
+        assert len(train) + len(test) == (2 * count if count < 10 else count)
+    assert len(folder("test", tmp_path, test_share=0.5)) < 10
 
 
 @pytest.mark.parametrize("option", [{"length": 0}, {"size": 0}, {"label_from": "name"}])

@@ -100,7 +100,8 @@ class VideoFolder(Source):
             length: frames of an element.
             stride: distance between them, in frames of the clip.
             size: side of the square frames in pixels.
-            test_share: share of the clips for testing, used without split folders.
+            test_share: share of the clips for testing, used without split folders. All clips are
+                in both splits if the share is less than one of them.
             label_from: "parent" makes the name of the folder around a clip its static label.
             cache_dir: remember frame counts in this folder; None remembers nothing.
             max_skipped_share: see `Source`.
@@ -116,7 +117,7 @@ class VideoFolder(Source):
         if label_from not in (None, "parent"):
             raise ValueError(f"label_from={label_from!r}: use None or 'parent'")
         self.length, self.stride, self.size, self._label_from = length, stride, size, label_from
-        self._decoded_size = size
+        self._decoded_size, self._in_both = size, False
         found = self._find(_existing_folder(root, self), test_share)
         self._labels = {clip.name: self._label(clip) for clips in found.values() for clip in clips}
         self._num_found = len(found[split]) + len(self.skipped)
@@ -134,20 +135,24 @@ class VideoFolder(Source):
                 )
             found = {s: find_clips(f, root) if f.is_dir() else [] for s, f in folders.items()}
         else:
-            clips = {clip.name: clip for clip in find_clips(root, root)}
-            found = {
-                split: [clips[name] for name in hash_split(list(clips), split, test_share)]
-                for split in folders
-            }
+            found = _split_clips(find_clips(root, root), test_share)
+            self._in_both = bool(found["test"]) and found["train"] == found["test"]
         if not found[self.split]:
             where = folders[self.split] if folders[self.split].is_dir() else root
-            count = sum(map(len, found.values())) if where == root else 0
-            holds = f"{count} clip, too few for two splits" if count else "no clips"
             raise ValueError(
-                f"folder {where} of source {self.name!r} holds {holds}; the split "
+                f"folder {where} of source {self.name!r} holds no clips; the split "
                 f"{self.split!r} needs {self.expected}: put them there, or set root elsewhere"
             )
         return found
+
+    def describe(self) -> str:
+        """One line for logs and plans."""
+        if not self._in_both or self.split == "train":
+            return super().describe()
+        return (
+            f"{super().describe()}; they are those of training, too few to hold some out: numbers "
+            "of the evaluation say nothing about other clips"
+        )
 
     def _label(self, clip: Clip) -> dict[str, str]:
         """Names of what is known of a clip as "static" and "dynamic": here the folder around it."""
@@ -344,6 +349,19 @@ def _naming(clip: Clip) -> Iterator[None]:
         yield
     except BrokenItemError as error:
         raise BrokenItemError(f"clip {clip.name}: {error}") from error
+
+
+def _split_clips(clips: list[Clip], test_share: float) -> dict[str, list[Clip]]:
+    """Clips of both splits, by a hash of their names; of a few all are in both, see `test_share`.
+
+    A model knows only what it was trained on: with two clips, one held out, it could not show what
+    they are trained for, the looks of one with the motion of the other.
+    """
+    by_name = {clip.name: clip for clip in clips}
+    chosen = {split: hash_split(list(by_name), split, test_share) for split in ("train", "test")}
+    if len(clips) * test_share < 1:
+        return {split: clips for split in chosen}
+    return {split: [by_name[name] for name in names] for split, names in chosen.items()}
 
 
 def _existing_folder(root: str, source: "VideoFolder") -> Path:
