@@ -260,6 +260,7 @@ def train(
         report()  # raises if this state must not be saved
         checkpointer.save(step, state, {**meta, DATA_STATE: position})
 
+    logger.info("compiling the training step; then a report every %d steps", log_every_steps)
     with Interrupt(before_exit=checkpointer.wait) as interrupt:
         try:
             while step < total_steps and not stop:

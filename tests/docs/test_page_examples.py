@@ -23,7 +23,7 @@ def test_the_example_of_the_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = {}
     exec(compile(block, "README.md", "exec"), found)
-    assert video_io.count_frames(tmp_path / "swap.mp4") == 6  # as long as ben's
+    assert video_io.count_frames(tmp_path / "anna_as_ben.mp4") == 6  # as long as ben's
     assert found["swapped"].names == ("anna_as_ben",) and found["swapped"].rates == (12.5,)
     assert found["factors"].lengths.tolist() == [4, 6]
 
