@@ -86,7 +86,7 @@ def use_small_model(config):
     config.optimizer.learning_rate = 1e-3
     config.optimizer.ema_half_life_examples = 500.0
     config.train.batch_size = 4
-    config.train.num_steps = 400
+    config.train.num_steps = 300
     config.train.eval_every_steps = 0
     config.train.checkpoint_every_steps = 250
     config.eval.num_steps = 12

@@ -316,15 +316,17 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     model = config.model
     model.update(static_dim=4, dynamic_dim=2, hidden_dim=8, width=4, encoder_width=4)
-    model.update(channels=32, encoder_channels=32, channel_mults=(1, 1))
+    model.update(channels=32, encoder_channels=32, channel_mults=(1,))
     if model.attention_levels:
-        model.attention_levels = (1,)
+        model.attention_levels = (0,)
     config.data.length = 4
     config.train.update(
         batch_size=8, num_steps=2, log_every_steps=1, checkpoint_every_steps=2, eval_every_steps=0
     )
     config.eval.update(num_steps=2, num_swaps=8, num_samples=8)
     config.eval.update(judge_steps=5, task_steps=5, batch_size=16)
+    config.eval.num_clips = min(config.eval.num_clips, 64)
+    config.eval.num_train_clips = min(config.eval.num_train_clips, 128)
     config.loss.noise_draws = min(config.loss.noise_draws, 2)
     config.prior.update(width=8, num_layers=1, num_heads=2, batch_size=8, num_steps=2)
     config.prior.update(encode_batch_size=16, sample_steps=2)
