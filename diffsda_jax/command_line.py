@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -34,6 +35,21 @@ def fail(message: str) -> NoReturn:
     """
     print(f"diffsda_jax: error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def flag_value(argv: Sequence[str], flag: str) -> str | None:
+    """The value of a flag on a command line, the last if it is there again; None = not given.
+
+    Args:
+      argv: words, such as ``--flag=value`` or ``--flag value``.
+      flag: its name, without dashes.
+    """
+    found = None
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        name, equals, value = word.partition("=")
+        if name in (f"--{flag}", f"-{flag}"):
+            found = value if equals else following
+    return found
 
 
 def use_compilation_cache() -> None:

@@ -45,8 +45,8 @@ def find_components(
         if count < _FEWEST_CODES:
             raise ValueError(
                 f"directions by {along!r} need {_FEWEST_CODES} codes of the {factor} factor, and "
-                f"there are {count}: take --along={DIMENSIONS} (the factor's own), give more "
-                "sequences by --codes, or train a prior (--mode=prior), which samples them."
+                f"there are {count}: take along={DIMENSIONS}, the factor's own, give more "
+                "sequences as codes, or train a prior (--mode=prior), which samples them."
             )
         return exploration.fit_components(
             found, factor, decomposition=along, num_components=num_components, seed=seed

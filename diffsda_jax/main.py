@@ -10,7 +10,13 @@ from typing import cast
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from diffsda_jax.command_line import describe, disk_is_full, fail, use_compilation_cache
+from diffsda_jax.command_line import (
+    describe,
+    disk_is_full,
+    fail,
+    flag_value,
+    use_compilation_cache,
+)
 
 MODES = (
     "train",
@@ -86,13 +92,30 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     from diffsda_jax import saved_config
 
     try:
-        argv = saved_config.add_saved(argv)
-        if path := saved_config.flag_value(argv, "config"):
+        path = flag_value(argv, "config")
+        if not path and (workdir := workdir_with_config(argv)):
+            saved_config.get_config(workdir)  # so that what is wrong with it is said as it is
+            path = f"{saved_config.__file__}:{workdir}"
+            argv = [argv[0], f"--config={path}", *argv[1:]]
+        if path:
             config = configuration.load_config(path)
             configuration.check_overrides(config, argv)
         return flags.FLAGS(argv)
     except (flags.Error, ValueError, OSError) as error:
         fail(describe(error))
+
+
+def workdir_with_config(argv: Sequence[str]) -> str | None:
+    """The workdir on a command line, if its config serves where ``--config`` is left out.
+
+    ``zero_shot`` is about other data than those of the model.
+    """
+    from diffsda_jax import saved_config
+
+    workdir = flag_value(argv, "workdir")
+    if not workdir or flag_value(argv, "mode") == "zero_shot":
+        return None
+    return workdir if saved_config.has_config(workdir) else None
 
 
 def run_plan(config: ConfigDict) -> None:
@@ -126,9 +149,9 @@ def run_mode(mode: str, config: ConfigDict, workdir: str) -> None:
 
         sampling_runs.run_sampling(config, workdir)
     elif mode == "report":
-        from diffsda_jax import report_runs, saved_config
+        from diffsda_jax import report_runs
 
-        path = saved_config.flag_value(sys.argv, "config")
+        path = flag_value(sys.argv, "config")
         print(f"report: {report_runs.run_report(config, workdir, path)}")
     elif mode == "zero_shot":
         from diffsda_jax import zero_shot
@@ -156,10 +179,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         fail(f"unknown argument {argv[1]!r}; options start with --, see --help.")
     if CONFIG.value is None:
-        fail(
-            "--config is missing; give a file of configs/, such as --config=configs/digits.py, or "
-            "the --workdir of a run, whose config is taken."
-        )
+        fail("--config is missing; give a file of configs/, such as --config=configs/digits.py.")
     if WORKDIR.value is None and MODE.value != "plan":
         fail(f"--workdir is missing; --mode={MODE.value} needs the folder of the run.")
     if MODE.value == "zero_shot" and CHECKPOINT.value is None:

@@ -316,9 +316,9 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     model = config.model
     model.update(static_dim=4, dynamic_dim=2, hidden_dim=8, width=4, encoder_width=4)
-    model.update(channels=32, encoder_channels=32, channel_mults=(1,))
+    model.update(channels=32, encoder_channels=32, channel_mults=(1, 1))
     if model.attention_levels:
-        model.attention_levels = (0,)
+        model.attention_levels = (1,)
     config.data.length = 4
     config.train.update(
         batch_size=8, num_steps=2, log_every_steps=1, checkpoint_every_steps=2, eval_every_steps=0

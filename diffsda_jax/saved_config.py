@@ -1,7 +1,6 @@
 """The config of a run, from its workdir: what ``diffsda_jax.main`` takes without ``--config``."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,30 @@ from ml_collections import ConfigDict
 from diffsda_jax.config import default_config, source_config, with_defaults
 
 CONFIG_FILE = "config.json"
+# Options of sources that follow ``data.length`` in the files of ``configs/``.
+_LENGTHS = ("length", "num_frames")
+
+
+def read_record(workdir: Path) -> tuple[dict[str, Any], str]:
+    """What a workdir says of its run.
+
+    Args:
+      workdir: folder with a ``config.json``.
+
+    Returns:
+      The config as plain values, with options that came later at their defaults, and the
+      fingerprint of the data.
+
+    Raises:
+      FileNotFoundError: the folder has no ``config.json``.
+      ValueError: it is not of this program.
+    """
+    file = workdir / CONFIG_FILE
+    try:
+        record = json.loads(file.read_text())
+        return with_defaults(record["config"]), record["data"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(_damaged(file)) from error
 
 
 def get_config(workdir: str) -> ConfigDict:
@@ -19,26 +42,39 @@ def get_config(workdir: str) -> ConfigDict:
       workdir: folder of a run.
 
     Returns:
-      The config, with options that came later at their defaults. An option that followed another
-      in the config file (``data.length`` and that of the source) does so no longer.
+      The config. The length of its source follows ``data.length``, if it is the same; no other
+      option follows another, as some do in the files of ``configs/``.
 
     Raises:
-      FileNotFoundError: the folder has no ``config.json``.
-      ValueError: it is not of this program.
+      FileNotFoundError, ValueError: see ``read_record``.
     """
-    file = Path(workdir).expanduser() / CONFIG_FILE
+    folder = Path(workdir).expanduser()
+    values, _ = read_record(folder)
+    config = default_config()
     try:
-        values = with_defaults(json.loads(file.read_text())["config"])
         source = values.pop("source")
-        config = default_config()
         with config.unlocked():
             config.source = source_config(source["name"], **_tuples(source["options"]))
         _set(config, values)
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{file} was not written by this program or is damaged; give --config."
-        ) from error
-    return config.lock()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(_damaged(folder / CONFIG_FILE)) from error
+    options = config.source.options
+    for name in _LENGTHS:
+        if name in options and options[name] == config.data.length:
+            options[name] = config.data.get_ref("length")
+    return config
+
+
+def has_config(workdir: str) -> bool:
+    """Whether a folder is the workdir of a run, whose config can be taken."""
+    return (Path(workdir).expanduser() / CONFIG_FILE).is_file()
+
+
+def _damaged(file: Path) -> str:
+    return (
+        f"{file} was not written by this program or is damaged; use another --workdir, or remove "
+        "it if the checkpoints beside it are of the --config that you give."
+    )
 
 
 def _set(config: ConfigDict, values: dict[str, Any]) -> None:
@@ -55,29 +91,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def add_saved(argv: Sequence[str]) -> list[str]:
-    """A command line without ``--config``, but with the workdir of a run, gets its config.
-
-    Args:
-      argv: words of the command line, the program's name first.
-
-    Returns:
-      The words, with ``--config`` of this file behind the first, if there is a config to be taken.
-    """
-    words = list(argv)
-    workdir = flag_value(words, "workdir")
-    if flag_value(words, "config") is None and workdir is not None:
-        if (Path(workdir).expanduser() / CONFIG_FILE).is_file():
-            words.insert(1, f"--config={__file__}:{workdir}")
-    return words
-
-
-def flag_value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of a flag on a command line, given as one word or as two; None = not given."""
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
-        name, equals, value = word.partition("=")
-        if name in (f"--{flag}", f"-{flag}"):
-            return value if equals else following
-    return None

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from diffsda_jax import config as configuration
 from diffsda_jax import distributed, sharding
 from diffsda_jax.experiment import Experiment
-from diffsda_jax.saved_config import CONFIG_FILE
+from diffsda_jax.saved_config import CONFIG_FILE, read_record
 from diffsda_jax.train import checkpoint, loop, profiling
 from diffsda_jax.train.lock import WorkdirLock, cannot_write
 from diffsda_jax.train.state import TrainState
@@ -167,17 +167,9 @@ def check_purpose(workdir: Path, purpose: Purpose) -> None:
     Raises:
       ValueError: names the first option that differs, and the way out.
     """
-    file = workdir / CONFIG_FILE
-    if not file.exists():
+    if not (workdir / CONFIG_FILE).exists():
         return
-    try:
-        known = json.loads(file.read_text())
-        old, fingerprint = configuration.with_defaults(known["config"]), known["data"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} was not written by this program or is damaged; use another --workdir, or "
-            "remove it if the checkpoints beside it are of this config."
-        ) from error
+    old, fingerprint = read_record(workdir)
     changed = configuration.differences(old, purpose.config)
     found = [change for change in changed if not _is_free(change, purpose.free)]
     if not found and fingerprint != purpose.data:

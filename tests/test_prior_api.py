@@ -172,7 +172,7 @@ def test_loading_names_what_is_missing(tmp_path):
     model = {"params": {"w": np.zeros(2, np.float32)}}
     checkpoint.save_converted(tmp_path / "run", model, {"model": {}})
     with pytest.raises(
-        FileNotFoundError, match=r"sequence model and no prior.*--mode=prior .*run,"
+        FileNotFoundError, match=r"sequence model and no prior.*main --workdir=.*run --mode=prior,"
     ):
         Prior.from_checkpoint(tmp_path / "run")
     checkpoint.save_converted(tmp_path / "run" / "prior", variables, meta)

@@ -320,6 +320,15 @@ def test_a_command_gets_its_variables_and_cores_and_writes_its_log(tmp_path):
     assert lines[2].split() == ["Cpus_allowed_list:", str(core)]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where a shell runs the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_stopping_ends_the_commands_and_starts_no_more(tmp_path):
     class Sleeper(Launcher):
         def __call__(self, command, log, slot):
@@ -343,6 +352,7 @@ class SwallowsInterrupts:
         time.sleep(0.1)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_during_garbage_collection_stops_too():
     launcher = Launcher()
@@ -350,6 +360,32 @@ def test_a_signal_during_garbage_collection_stops_too():
     with launcher.stopping_on_signals():
         SwallowsInterrupts()
     assert launcher.stopped and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_command_is_told_once_to_end(tmp_path):
+    launcher, ended = Launcher(), []
+    words = "trap 'echo told' TERM; echo ready; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done"
+    log = tmp_path / "log.txt"
+    thread = threading.Thread(
+        target=lambda: ended.append(launcher(["sh", "-c", words], log, Slot({})))
+    )
+    thread.start()
+    while not log.exists() or "ready" not in log.read_text().splitlines():
+        time.sleep(0.01)
+    for _ in range(3):
+        launcher.stop()
+        time.sleep(0.1)
+    thread.join()
+    assert ended[0].status == 0 and log.read_text().splitlines().count("told") == 1
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Launcher().stopping_on_signals():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_mistakes_on_the_command_line_end_in_one_line(tmp_path, capsys):

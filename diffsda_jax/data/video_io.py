@@ -43,10 +43,7 @@ def count_frames(path: Path) -> int:
         if path.is_dir():
             return sum(map(is_image, path.iterdir()))
         if path.suffix.lower() == ".gif":
-            from PIL import Image
-
-            with Image.open(path) as image:
-                return getattr(image, "n_frames", 1)
+            return sum(_gif_repeats(path)[0])
         return len(_presentation_times(path))
 
 
@@ -67,13 +64,26 @@ def frame_rate(path: Path) -> float | None:
             return float(rate) if rate else None
 
 
-def _gif_rate(path: Path) -> float | None:
-    """Frames over the time that they are shown for."""
+def _gif_repeats(path: Path) -> tuple[list[int], int]:
+    """How often each frame of a GIF is shown at a constant rate, and the sum of times in ms.
+
+    Writers leave out a frame that is like the one before, which is then shown for twice the time.
+    Where times are no multiples of the shortest, or one is not given, each counts once.
+    """
     from PIL import Image, ImageSequence
 
     with Image.open(path) as image:
         shown_ms = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
-    return 1000 * len(shown_ms) / sum(shown_ms) if all(shown_ms) else None
+    shortest = min(shown_ms)
+    if not shortest or any(shown % shortest for shown in shown_ms):
+        return [1] * len(shown_ms), sum(shown_ms) if all(shown_ms) else 0
+    return [round(shown / shortest) for shown in shown_ms], round(sum(shown_ms))
+
+
+def _gif_rate(path: Path) -> float | None:
+    """Frames over the time that they are shown for."""
+    repeats, shown_ms = _gif_repeats(path)
+    return 1000 * sum(repeats) / shown_ms if shown_ms else None
 
 
 def read_frames(
@@ -169,10 +179,11 @@ def _read_gif(path: Path, indices: Sequence[int]) -> Iterator[Any]:
     """Frames of a GIF, composed on what earlier frames left."""
     from PIL import Image
 
+    places = np.repeat(np.arange(len(repeats := _gif_repeats(path)[0])), repeats)
+    _check_reach(len(places), indices)
     with Image.open(path) as image:
-        _check_reach(getattr(image, "n_frames", 1), indices)
         for index in indices:
-            image.seek(index)
+            image.seek(int(places[index]))
             yield image.convert("RGB")
 
 

@@ -82,11 +82,11 @@ def conduct(
     slots, runs = make_slots(jobs, devices), make_runs(study, out)
     began, failures = time.perf_counter(), {}
     launcher = launcher or Launcher()
-    try:
-        with launcher.stopping_on_signals():
+    with launcher.stopping_on_signals():
+        try:
             failures = run_study(runs, slots, launcher, lambda line: print(line, flush=True))
-    finally:
-        problems = write_study(study, out, runs, failures, time.perf_counter() - began)
+        finally:
+            problems = write_study(study, out, runs, failures, time.perf_counter() - began)
     return problems
 
 

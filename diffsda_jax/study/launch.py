@@ -98,6 +98,7 @@ class Launcher:
         self.stopped = False
         self._lock = threading.RLock()  # a signal may call stop while stop runs
         self._running: set[subprocess.Popen] = set()
+        self._told: set[subprocess.Popen] = set()  # to end: a second signal may cut their saving
 
     def __call__(self, command: Sequence[str], log: Path, slot: Slot) -> Ended:
         """Runs one command.
@@ -129,8 +130,9 @@ class Launcher:
             if slot.cores:  # before it makes its threads, which are as many as cores
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(process.pid, slot.cores)
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:  # its number stays taken until here, where stop cannot send to it
             _, status, usage = os.wait4(process.pid, 0)
-        with self._lock:
             self._running.discard(process)
             process.returncode = os.waitstatus_to_exitcode(status)
         cpu_seconds = usage.ru_utime + usage.ru_stime
@@ -140,9 +142,9 @@ class Launcher:
         """Asks all commands to save and end."""
         with self._lock:
             self.stopped = True
-            for process in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
+            for process in self._running - self._told:
+                os.kill(process.pid, signal.SIGTERM)
+                self._told.add(process)
 
     @contextlib.contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
@@ -150,7 +152,8 @@ class Launcher:
 
         Python drops an exception that a signal raises while an object is being collected; the
         commands are stopped even then, and say so to who waits for them. Only the main thread can
-        watch signals; elsewhere nothing is changed.
+        watch signals; elsewhere nothing is changed, and ignored ones (Ctrl-C, of a job in the
+        background of a script) stay so.
         """
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -160,9 +163,10 @@ class Launcher:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, handle) for number in _SIGNALS}
+        watched = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handle) for number in watched}
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number, handler in before.items():  # None: it was not installed from Python
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)

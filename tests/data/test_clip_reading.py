@@ -8,6 +8,7 @@ from PIL import Image
 
 from diffsda_jax.data import video_io
 from diffsda_jax.data.sources import BrokenItemError, make_source
+from diffsda_jax.data.video_writer import write_video as write_clip
 
 RNG = np.random.default_rng(0)
 GOP = "keyint=8:min-keyint=8:scenecut=0"
@@ -59,6 +60,19 @@ def test_gifs_and_folders_of_frames(tmp_path, write_gif, write_frames):
         assert frame_numbers(frames) == [2, 9, 10, 11]
         with pytest.raises(BrokenItemError, match="frame 12 is wanted, 12 can be read"):
             video_io.read_frames(path, [12], 16)
+
+
+def test_frames_of_a_gif_that_are_alike_are_not_lost(tmp_path):
+    frames = np.zeros((8, 16, 16, 3), np.uint8)
+    frames[3], frames[5:7] = 100, 200
+    path = write_clip(frames, tmp_path / "a.gif", 5.0)
+    assert video_io.count_frames(path) == 8 and video_io.frame_rate(path) == pytest.approx(5)
+    np.testing.assert_array_equal(video_io.read_frames(path, range(8), 16), frames)
+    np.testing.assert_array_equal(video_io.read_frames(path, [2, 3, 6], 16), frames[[2, 3, 6]])
+    images = [Image.fromarray(frame) for frame in frames[:4]]
+    times = {"append_images": images[2:], "duration": [100, 150, 100]}  # no constant rate
+    images[1].save(tmp_path / "b.gif", save_all=True, **times)
+    assert video_io.count_frames(tmp_path / "b.gif") == 2  # the first two are alike
 
 
 def test_gif_needs_no_av_and_video_says_what_is_missing(tmp_path, write_gif, monkeypatch):

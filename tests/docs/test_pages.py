@@ -11,7 +11,8 @@ from pages import NOTEBOOKS, PAGES, ROOT, anchors, code_spans, commands, prose, 
 
 import diffsda_jax
 from diffsda_jax import config as configuration
-from diffsda_jax import infer, main, saved_config
+from diffsda_jax import infer, main
+from diffsda_jax.command_line import flag_value
 from diffsda_jax.data.sources import SOURCES
 
 SECTIONS = configuration.default_config().to_dict()
@@ -129,7 +130,7 @@ def test_command_lines_are_taken(page):
             if "--checkpoint=..." not in words and words[-1] != "--help":
                 infer.make_parser().parse_args(words[3:])
         if words[:3] == ["python", "-m", "diffsda_jax.main"]:
-            file = saved_config.flag_value(words, "config")
+            file = flag_value(words, "config")
             if file and file.startswith("configs/") and file != "configs/X.py":
                 configuration.check_overrides(configuration.load_config(file), words[3:])
         script = ROOT / (words[1] if len(words) > 1 else "")

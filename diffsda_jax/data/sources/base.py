@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,21 @@ class Source(abc.ABC):
     def num_items(self) -> int:
         """Number of items on disk, the skipped ones too: what the skipped share is taken of."""
         return len(self)
+
+    def warn_if_not_held_out(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Says once for both splits that there are no clips that a model has not seen.
+
+        Args:
+            names: of the clips of each split.
+        """
+        tested = set(names["test"])
+        if self.split == "test" and tested and tested <= set(names["train"]):
+            _LOG.warning(
+                "both splits of %s hold the same %d clips, too few to hold some out: numbers of an "
+                "evaluation say nothing about other clips",
+                self.name,
+                len(tested),
+            )
 
     def skip(self, item: str, reason: str, check: bool = True) -> None:
         """Counts an item that is left out; the first few are logged one by one.

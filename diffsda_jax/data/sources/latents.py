@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffsda_jax.data.records import LatentIndex, LatentReader
-from diffsda_jax.data.sources.base import BatchedSource, ElementSpec, label_ids
+from diffsda_jax.data.sources.base import SPLITS, BatchedSource, ElementSpec, label_ids
 
 _LABELS = ("static", "dynamic")
 
@@ -65,6 +65,7 @@ class Latents(BatchedSource):
         self._index, self._reader = index, LatentReader(index, split)
         usable = self._usable()
         self._clips = np.array(usable)  # as the reader numbers them
+        self.warn_if_not_held_out({s: [c.entry.name for c in index.clips[s]] for s in SPLITS})
         self._entries = [index.clips[split][clip].entry for clip in usable]
         self._frames = np.array([entry.frames for entry in self._entries])
         self._strides = np.clip((self._frames - 1) // max(1, length - 1), 1, stride)

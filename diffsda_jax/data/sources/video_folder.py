@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from diffsda_jax.data import video_io
 from diffsda_jax.data.frame_counts import FrameCounts
 from diffsda_jax.data.sources.base import (
+    SPLITS,
     BrokenItemError,
     ElementSpec,
     Source,
@@ -24,6 +25,7 @@ from diffsda_jax.data.sources.base import (
 )
 
 _PROBE_THREADS = 8
+_FEWEST_TO_SPLIT = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +102,8 @@ class VideoFolder(Source):
             length: frames of an element.
             stride: distance between them, in frames of the clip.
             size: side of the square frames in pixels.
-            test_share: share of the clips for testing, used without split folders. All clips are
-                in both splits if the share is less than one of them.
+            test_share: share of the clips for testing, used without split folders. Fewer than ten
+                clips, of which it is less than one, are all in both splits.
             label_from: "parent" makes the name of the folder around a clip its static label.
             cache_dir: remember frame counts in this folder; None remembers nothing.
             max_skipped_share: see `Source`.
@@ -117,8 +119,9 @@ class VideoFolder(Source):
         if label_from not in (None, "parent"):
             raise ValueError(f"label_from={label_from!r}: use None or 'parent'")
         self.length, self.stride, self.size, self._label_from = length, stride, size, label_from
-        self._decoded_size, self._in_both = size, False
+        self._decoded_size = size
         found = self._find(_existing_folder(root, self), test_share)
+        self.warn_if_not_held_out({s: [clip.name for clip in found[s]] for s in SPLITS})
         self._labels = {clip.name: self._label(clip) for clips in found.values() for clip in clips}
         self._num_found = len(found[split]) + len(self.skipped)
         self._clips = self._probe(found[split], None if cache_dir is None else Path(cache_dir))
@@ -136,7 +139,6 @@ class VideoFolder(Source):
             found = {s: find_clips(f, root) if f.is_dir() else [] for s, f in folders.items()}
         else:
             found = _split_clips(find_clips(root, root), test_share)
-            self._in_both = bool(found["test"]) and found["train"] == found["test"]
         if not found[self.split]:
             where = folders[self.split] if folders[self.split].is_dir() else root
             raise ValueError(
@@ -144,15 +146,6 @@ class VideoFolder(Source):
                 f"{self.split!r} needs {self.expected}: put them there, or set root elsewhere"
             )
         return found
-
-    def describe(self) -> str:
-        """One line for logs and plans."""
-        if not self._in_both or self.split == "train":
-            return super().describe()
-        return (
-            f"{super().describe()}; they are those of training, too few to hold some out: numbers "
-            "of the evaluation say nothing about other clips"
-        )
 
     def _label(self, clip: Clip) -> dict[str, str]:
         """Names of what is known of a clip as "static" and "dynamic": here the folder around it."""
@@ -352,16 +345,16 @@ def _naming(clip: Clip) -> Iterator[None]:
 
 
 def _split_clips(clips: list[Clip], test_share: float) -> dict[str, list[Clip]]:
-    """Clips of both splits, by a hash of their names; of a few all are in both, see `test_share`.
+    """Clips of both splits, by a hash of their names; of a few all are in both.
 
     A model knows only what it was trained on: with two clips, one held out, it could not show what
-    they are trained for, the looks of one with the motion of the other.
+    they are trained for, the looks of one with the dynamics of the other.
     """
     by_name = {clip.name: clip for clip in clips}
-    chosen = {split: hash_split(list(by_name), split, test_share) for split in ("train", "test")}
-    if len(clips) * test_share < 1:
-        return {split: clips for split in chosen}
-    return {split: [by_name[name] for name in names] for split, names in chosen.items()}
+    names = {split: hash_split(list(by_name), split, test_share) for split in SPLITS}
+    if len(clips) < min(_FEWEST_TO_SPLIT, 1 / test_share):
+        return dict.fromkeys(SPLITS, clips)
+    return {split: [by_name[name] for name in names[split]] for split in SPLITS}
 
 
 def _existing_folder(root: str, source: "VideoFolder") -> Path:
