@@ -6,7 +6,7 @@ steps), `reference` the released code's flat network and `independent` two of th
 one for d (3,000 quicker steps: with 500 they are far from trained). Fréchet distances are between
 sampled and test sequences, of the factors themselves and of the features of a judge of speakers;
 real training sequences are in `generation/train` of each record.
-Runtime: 18 CPU minutes in all; expected: half of that on two idle cores (AMD EPYC).
+Runtime: 19 CPU minutes in all, 12 min 22 s with --jobs=2 on two cores (AMD EPYC).
 Command: python -m diffsda_jax.study --study=studies/prior.py --out=runs/prior
 """
 

@@ -80,6 +80,7 @@ def config_of(kind, folder):
     """A config whose source is the files that are written to a folder for it."""
     names = {"video": "video_folder", "audio": "speech_folder", "series": "csv"}
     config = runs.shrink(configuration.load_config(f"configs/{names[kind]}.py"))
+    config.model.channel_mults, config.model.attention_levels = (1,), ()  # of video, quicker
     config.model.update(channels=8, encoder_channels=8, attention_levels=())
     config.eval.batch_size = 2
     if kind == "video":

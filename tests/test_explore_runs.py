@@ -17,6 +17,7 @@ from diffsda_jax.train import checkpoint
 
 def tiny(name="japanese_vowels", **explore):
     config = runs.shrink(configuration.load_config(f"configs/{name}.py"))
+    config.model.channel_mults, config.model.attention_levels = (1,), ()  # of video, quicker
     config.data.length = 6
     config.eval.update(num_clips=24, num_train_clips=40)
     config.explore.update(

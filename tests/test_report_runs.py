@@ -32,6 +32,7 @@ METRICS = {
 
 def tiny(name, **report):
     config = runs.shrink(configuration.load_config(f"configs/{name}.py"))
+    config.model.channel_mults, config.model.attention_levels = (1,), ()  # of video, quicker
     config.eval.update(num_clips=8, num_train_clips=16)
     config.report.update(num_codes=16, num_clips=4, num_components=1, num_places=3, **report)
     return config
