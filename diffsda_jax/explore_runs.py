@@ -103,11 +103,13 @@ class View(NamedTuple):
       length: number of real steps of these, or None for all. Sequences of the prior have those of
         training clips.
       test: factors of the test clips.
+      bounded: d is the tanh of its codes.
     """
 
     fitted: Factors
     length: Lengths | None
     test: Factors
+    bounded: bool
 
 
 class Explorer:
@@ -223,11 +225,11 @@ class Explorer:
             drawn = prior.sample(count, steps, seed=seed, lengths=length)
             factors = Factors(static=np.asarray(drawn.static), dynamic=np.asarray(drawn.dynamic))
             self._note(f"{name}: codes are of {len(factors)} sequences from the prior")
-            return View(factors, length, test)
+            return View(factors, length, test, model.bounded_dynamic)
         index = np.arange(min(count, len(self.train["x"])))
         clips = {key: self.train[key][index] for key in self.moved}
         self._note(f"{name}: codes are of {len(index)} encoded training clips")
-        return View(self._encode(model, clips), clips.get("length"), test)
+        return View(self._encode(model, clips), clips.get("length"), test, model.bounded_dynamic)
 
     def _load_prior(self, model: DiffSDA, workdir: Path) -> Prior | None:
         """The prior of a model as it was loaded, or None where none is wanted or can be used.
@@ -248,7 +250,7 @@ class Explorer:
 
     def fit(self, factor: str, view: View) -> tuple[Components, exploration.Codes]:
         """Components of one factor and the codes that they are fitted to, at most ``num_codes``."""
-        codes = self._codes(view.fitted, factor, view.length)
+        codes = self._codes(view, view.fitted, factor, view.length)
         rng = np.random.default_rng(self.settings.seed)
         chosen = np.sort(rng.permutation(len(codes.values))[: self.options.num_codes])
         codes = codes.take(chosen)
@@ -281,7 +283,7 @@ class Explorer:
         """Everything about the components of one factor."""
         components, codes = self.fit(factor, self.view)
         length = self.test.get("length")
-        test_codes = self._codes(self.view.test, factor, length)
+        test_codes = self._codes(self.view, self.view.test, factor, length)
         meaning = find_meaning(
             components,
             test_codes,
@@ -308,7 +310,7 @@ class Explorer:
         found = []
         for view in self.others:
             components, _ = self.fit(factor, view)
-            values = self._codes(view.test, factor, self.test.get("length")).values
+            values = self._codes(view, view.test, factor, self.test.get("length")).values
             found.append(
                 stability_over_models(coordinates, components, values, seed=self.settings.seed)
             )
@@ -317,8 +319,11 @@ class Explorer:
         each, chance = zip(*found, strict=True)
         return Stability(np.mean(each, axis=0), float(np.mean(chance)))
 
-    def _codes(self, factors: Factors, factor: str, length: Lengths | None) -> exploration.Codes:
-        return exploration.gather_codes(factors, factor, self.options.dynamic_over, length)
+    def _codes(
+        self, view: View, factors: Factors, factor: str, length: Lengths | None
+    ) -> exploration.Codes:
+        level = self.options.dynamic_over
+        return exploration.gather_codes(factors, factor, level, length, view.bounded)
 
     def draw(self, side: FactorReport) -> tuple[dict[str, Picture], dict[str, list[Picture]]]:
         """Grids of a few clips, a row a component: pictures, and frames of animations, by name."""

@@ -22,7 +22,12 @@ _FEWEST_CODES = 8
 
 
 def find_components(
-    codes: Factors, factor: str, along: str, num_components: int, seed: int = 0
+    codes: Factors,
+    factor: str,
+    along: str,
+    num_components: int,
+    seed: int = 0,
+    bounded: bool = False,
 ) -> Components:
     """Directions in which codes vary.
 
@@ -32,6 +37,7 @@ def find_components(
       along: a decomposition of ``evals.exploration``, or ``dimensions``: the factor's own.
       num_components: at most so many.
       seed: of the decomposition.
+      bounded: d was bounded by tanh.
 
     Raises:
       ValueError: an option that is not allowed, or too few codes for a decomposition.
@@ -39,7 +45,7 @@ def find_components(
     check_choice("factor", factor, exploration.FACTORS)
     if ":" not in along:
         check_choice("along", along, (*exploration.DECOMPOSITIONS, DIMENSIONS))
-    found = exploration.gather_codes(codes, factor, "step", known_lengths(codes))
+    found = exploration.gather_codes(codes, factor, "step", known_lengths(codes), bounded)
     count, size = found.values.shape
     if along != DIMENSIONS:
         if count < _FEWEST_CODES:
@@ -61,6 +67,7 @@ def find_components(
         spread=np.ones(min(num_components, size)),
         share=np.full(min(num_components, size), 1 / size),
         read=lambda z: z[:, :num_components],
+        bounded=found.bounded,
     )
 
 
@@ -96,6 +103,7 @@ def load_components(
         spread=spread,
         share=share,
         read=lambda z: z @ directions.T,
+        bounded=bool(arrays.get(f"{factor}_bounded", False)),
     )
     return components, names.tolist()
 

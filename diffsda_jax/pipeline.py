@@ -227,7 +227,7 @@ class DiffSDA(MediaCodec):
             return found
         elif self.has_prior():
             own = with_lengths(self.load_prior().sample(_CODES, seed=seed))
-        return find_components(own, factor, along, num_components, seed)
+        return find_components(own, factor, along, num_components, seed, self.bounded_dynamic)
 
     def interpolate(
         self,

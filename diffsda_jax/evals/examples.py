@@ -204,7 +204,9 @@ def _make_swaps(context: Context, count: int) -> Swaps:
 
 def _codes(context: Context, factor: str) -> Codes:
     """Codes of the training clips."""
-    return gather_codes(context.codes("train"), factor, "step", context.train.get("length"))
+    bounded = getattr(context.model, "bounded_dynamic", False)
+    length = context.train.get("length")
+    return gather_codes(context.codes("train"), factor, "step", length, bounded)
 
 
 def _principal(context: Context, factor: str, count: int) -> tuple[Components, list[str]]:

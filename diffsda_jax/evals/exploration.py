@@ -22,6 +22,7 @@ LEVELS = ("step", "sequence")
 DECOMPOSITIONS = {"pca": PCA, "ica": FastICA, "varimax": Varimax}
 # ICA on a sample hardly moves any more after this; its own defaults stop too early.
 _OPTIONS = {"ica": {"whiten": "unit-variance", "max_iter": 2000, "tol": 1e-3}}
+_MOST = 0.999  # of a bounded d; its arctanh is 3.8
 _LOG = logging.getLogger(__name__)
 
 
@@ -33,20 +34,26 @@ class Codes:
       values: ``[P, E]``.
       sequence: the sequence that each is of ``[P]``.
       step: the step of that sequence, or None where a code is of the whole sequence.
+      bounded: the factor is the tanh of the values.
     """
 
     values: Float[np.ndarray, "P E"]
     sequence: Integer[np.ndarray, " P"]
     step: Integer[np.ndarray, " P"] | None = None
+    bounded: bool = False
 
     def take(self, index: np.ndarray) -> "Codes":
         """Some of them, by their places ``[M]`` or by a mask ``[P]``."""
         step = None if self.step is None else self.step[index]
-        return Codes(self.values[index], self.sequence[index], step)
+        return Codes(self.values[index], self.sequence[index], step, self.bounded)
 
 
 def gather_codes(
-    factors: Factors, factor: str, level: str = "step", length: Lengths | None = None
+    factors: Factors,
+    factor: str,
+    level: str = "step",
+    length: Lengths | None = None,
+    bounded: bool = False,
 ) -> Codes:
     """The codes of one factor of some sequences.
 
@@ -56,6 +63,8 @@ def gather_codes(
       level: of dynamic codes: ``step`` takes each ``d^tau`` of a real step (E = D), ``sequence``
         all of ``d^{1:V}`` as one vector (E = V D), for sequences without padding.
       length: number of real steps; None means all V.
+      bounded: d was bounded by tanh; its codes are what tanh was taken of, which straight
+        directions suit better, and where no move leaves the bounds.
 
     Raises:
       ValueError: an unknown factor or level, or no sequence without padding.
@@ -66,10 +75,12 @@ def gather_codes(
     if factor == "static":
         static = np.asarray(with_one_static(factors, length).static)
         return Codes(static, np.arange(len(static)))
+    if bounded:
+        dynamic = np.arctanh(np.clip(dynamic, -_MOST, _MOST))
     real = valid_steps(dynamic.shape, length)
     if level == "step":
         sequence, step = np.nonzero(real)
-        return Codes(dynamic[sequence, step], sequence, step)
+        return Codes(dynamic[sequence, step], sequence, step, bounded)
     whole = np.flatnonzero(real.all(1))
     if len(whole) < 2:
         raise ValueError(
@@ -78,7 +89,7 @@ def gather_codes(
         )
     if len(whole) < len(real):
         _LOG.info("exploration: %d of %d sequences are whole", len(whole), len(real))
-    return Codes(dynamic[whole].reshape(len(whole), -1), whole)
+    return Codes(dynamic[whole].reshape(len(whole), -1), whole, bounded=bounded)
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,7 @@ class Components:
       share: of the variance of all coordinates that each explains ``[K]``.
       read: coordinates ``[P, K]`` of standardised codes, such that moving a code by a distance
         along ``v_i`` raises coordinate i by it.
+      bounded: the factor is the tanh of the codes.
 
     References:
       DiffSDA (arXiv 2510.05717): multi-factor exploration,
@@ -109,13 +121,14 @@ class Components:
     spread: Float[np.ndarray, " K"]
     share: Float[np.ndarray, " K"]
     read: Callable[[np.ndarray], np.ndarray]
+    bounded: bool = False
 
     def __len__(self) -> int:
         """Number of components K."""
         return len(self.directions)
 
     def coordinates(self, values: Float[np.ndarray, "P E"]) -> Float[np.ndarray, "P K"]:
-        """Where codes lie along the components."""
+        """Where codes, as ``gather_codes`` gives them, lie along the components."""
         return self.read((values - self.mean) / self.std)
 
     def alphas(self, deviations: float) -> Float[np.ndarray, " K"]:
@@ -125,13 +138,17 @@ class Components:
     def move(
         self, values: Float[np.ndarray, "P E"], component: int, alpha: float
     ) -> Float[np.ndarray, "P E"]:
-        """Codes moved along one component.
+        """Values of the factor moved along one component.
 
         The published formula, multiplied out to ``s + alpha v_i sqrt(h) std``: so alpha = 0 gives
-        the codes back without a rounding error.
+        the values back without a rounding error. Bounded ones move as their codes do,
+        ``tanh(a + b) = (tanh a + tanh b) / (1 + tanh a tanh b)``.
         """
         shift = alpha * np.sqrt(len(self.mean)) * self.directions[component] * self.std
-        return values + shift.astype(values.dtype)
+        if not self.bounded:
+            return values + shift.astype(values.dtype)
+        values, change = np.clip(values, -1, 1), np.tanh(shift)
+        return ((values + change) / (1 + values * change)).astype(values.dtype)
 
     def move_factors(self, factors: Factors, component: int, alpha: float) -> Factors:
         """Factors of some sequences moved along one component; one of a step moves all steps of d.
@@ -209,6 +226,7 @@ def fit_components(
         spread=spread[order],
         share=spread[order] ** 2 / max(z.var(0).sum(), 1e-12),
         read=lambda z: model.transform(z)[:, order] * scale,
+        bounded=codes.bounded,
     )
 
 
@@ -278,4 +296,5 @@ def random_components(
         spread=spread,
         share=spread**2 / max(z.var(0).sum(), 1e-12),
         read=lambda z: z @ directions.T,
+        bounded=like.bounded,
     )

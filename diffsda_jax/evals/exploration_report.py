@@ -159,7 +159,8 @@ def arrays_of(report: FactorReport) -> dict[str, np.ndarray]:
 
     Returns:
       By names that begin with the factor's: ``mean`` and ``std`` ``[E]`` of the codes, for K
-      components ``directions`` ``[K, E]``, ``spread``, ``share`` and ``names`` ``[K]``.
+      components ``directions`` ``[K, E]``, ``spread``, ``share`` and ``names`` ``[K]``, and whether
+      the factor is the tanh of the codes (``bounded``).
     """
     components = report.components
     arrays = {
@@ -169,6 +170,7 @@ def arrays_of(report: FactorReport) -> dict[str, np.ndarray]:
         "spread": components.spread,
         "share": components.share,
         "names": np.array(report.titles()),
+        "bounded": np.array(components.bounded),
     }
     return {f"{components.factor}_{name}": values for name, values in arrays.items()}
 

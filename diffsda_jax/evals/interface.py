@@ -22,6 +22,7 @@ class SequenceModel(Protocol):
 
     Its solver and the precision of its network are its own affair, see ``DiffSDA.using``. One that
     cannot invert says so by an attribute ``can_invert`` that is False; then nothing is inverted.
+    One whose d is bounded by tanh says so by ``bounded_dynamic``, which is True.
     """
 
     def encode(self, x: Any, length: Any = None, mask: Any = None) -> Factors:

@@ -1,5 +1,7 @@
 """Components, their names and their stability, on codes and decoders whose axes are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from oracles import CANVAS, Clueless, DigitOracle, digit_arrays
@@ -18,6 +20,7 @@ from diffsda_jax.evals.exploration_report import (
 from diffsda_jax.evals.interface import encode_clips
 from diffsda_jax.evals.rotation import varimax_rotation
 from diffsda_jax.evals.traversal_pictures import draw_series, draw_videos, traverse
+from diffsda_jax.factor_moves import load_components
 from diffsda_jax.factors import Factors
 
 AXES = hadamard(4) / 2  # orthonormal, and each axis weighs on all coordinates alike
@@ -121,6 +124,40 @@ def test_clips_decoded_at_alpha_0_are_those_of_the_factors(factor, level):
     assert np.abs(change).max() > 0.1
     if level == "step":  # all steps and clips move alike
         np.testing.assert_allclose(change, np.broadcast_to(change[0, 0], change.shape), atol=1e-4)
+
+
+@pytest.mark.parametrize("level", exploration.LEVELS)
+def test_bounded_dynamics_move_within_their_bounds(level):
+    factors = factors_of(100)
+    factors = factors.replace(dynamic=np.tanh(2 * factors.dynamic))
+    codes = gather_codes(factors, "dynamic", level, bounded=True)
+    np.testing.assert_allclose(
+        np.tanh(codes.values), factors.dynamic.reshape(codes.values.shape), atol=2e-3
+    )
+    components = fit_components(codes, "dynamic", num_components=2)
+    np.testing.assert_array_equal(components.move_factors(factors, 0, 0.0).dynamic, factors.dynamic)
+    moved = components.move_factors(factors, 0, 0.5).dynamic
+    assert np.abs(moved).max() <= 1 and moved.dtype == factors.dynamic.dtype
+    shift = 0.5 * np.sqrt(len(components.mean)) * components.directions[0] * components.std
+    wanted = np.tanh(
+        np.arctanh(factors.dynamic.astype(float).clip(-1 + 1e-9, 1 - 1e-9)) + shift.reshape(-1, 2)
+    )
+    np.testing.assert_allclose(moved, wanted, atol=1e-3)
+    assert np.abs(components.move_factors(factors, 0, 50.0).dynamic).max() <= 1
+    assert not gather_codes(factors, "static", level, bounded=True).bounded
+
+
+def test_components_follow_what_a_bounded_factor_holds():
+    """Two sources of a factor whose tanh saturates: straight directions fit them before tanh."""
+    sources = rng(5).uniform(-1, 1, (600, 4, 2)).astype(np.float32)
+    dynamic = np.tanh(sources @ np.array([[3.0, 0.6], [-0.6, 2.0]], np.float32))
+    factors = Factors(static=sources[:, 0], dynamic=dynamic)
+    found = []
+    for bounded in (False, True):
+        codes = gather_codes(factors, "dynamic", bounded=bounded)
+        components = fit_components(codes, "dynamic")
+        found.append(best(components.coordinates(codes.values), sources.reshape(-1, 2)))
+    assert found[0].min() < 0.96 and found[1].min() > found[0].min() + 0.02
 
 
 def test_padding_is_left_out():
@@ -332,6 +369,20 @@ def test_the_report_has_a_row_for_each_component_and_one_for_chance(digits):
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert [line[:5] for line in lines[4:7]] == ["| d1 ", "| d2 ", "| ran"]
     assert arrays_of(report)["dynamic_directions"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_kept_components_move_a_bounded_factor_within_its_bounds(digits, tmp_path, bounded):
+    factors = factors_of()
+    factors = factors.replace(dynamic=np.tanh(factors.dynamic))
+    codes = gather_codes(factors, "dynamic", bounded=bounded)
+    found = fit_components(codes, "dynamic", num_components=2)
+    report = dataclasses.replace(report_of(digits), components=found)
+    np.savez(tmp_path / "components.npz", **arrays_of(report))
+    loaded, _ = load_components(tmp_path / "components.npz", "dynamic")
+    moved = loaded.move_factors(factors, 1, 3.0).dynamic
+    np.testing.assert_array_equal(moved, found.move_factors(factors, 1, 3.0).dynamic)
+    assert (np.abs(moved).max() <= 1) == bounded
 
 
 def test_pictures_show_a_row_for_each_component(digits):
