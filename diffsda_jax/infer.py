@@ -57,7 +57,9 @@ def _add_inputs(options: argparse.ArgumentParser, verb: str) -> None:
         options.add_argument("--static_from", required=True, help="Who or what. " + _INPUT, **many)
         options.add_argument("--dynamic_from", required=True, help="What happens.", **many)
     elif verb == "interpolate":
-        options.add_argument("--input", required=True, help="Two, A and B. " + _INPUT, **many)
+        options.add_argument(
+            "--input", required=True, help="Two, A and B; A's rate is kept. " + _INPUT, **many
+        )
     elif verb == "traverse":
         text = "Without it one sample of the prior is moved. "
         options.add_argument("--input", help=text + _INPUT, **many)

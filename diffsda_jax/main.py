@@ -118,6 +118,16 @@ def workdir_with_config(argv: Sequence[str]) -> str | None:
     return workdir if saved_config.has_config(workdir) else None
 
 
+def describe_missing_config(mode: str, workdir: str | None) -> str:
+    """What to give where there is no ``--config``, and no workdir whose config could be taken."""
+    if workdir and mode not in (*TRAININGS, "plan", "latents", "zero_shot"):
+        return (
+            f"workdir {workdir} holds no trained run (no config.json); give the --workdir of one, "
+            "or train first: --config=configs/digits.py, say, and no --mode."
+        )
+    return "--config is missing; give a file of configs/, such as --config=configs/digits.py."
+
+
 def run_plan(config: ConfigDict) -> None:
     """Prints what a training would take, here or on the chips that are named."""
     if TOPOLOGY.value is not None:
@@ -179,7 +189,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         fail(f"unknown argument {argv[1]!r}; options start with --, see --help.")
     if CONFIG.value is None:
-        fail("--config is missing; give a file of configs/, such as --config=configs/digits.py.")
+        fail(describe_missing_config(MODE.value, WORKDIR.value))
     if WORKDIR.value is None and MODE.value != "plan":
         fail(f"--workdir is missing; --mode={MODE.value} needs the folder of the run.")
     if MODE.value == "zero_shot" and CHECKPOINT.value is None:

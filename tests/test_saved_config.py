@@ -82,6 +82,18 @@ def test_only_a_run_has_a_config_and_zero_shot_needs_another(tmp_path):
     assert main.workdir_with_config([*words, f"--workdir={run}", "--mode=zero_shot"]) is None
 
 
+def test_a_missing_config_is_said_as_it_is_missed(tmp_path, capsys):
+    for mode, text in (
+        ("report", f"workdir {tmp_path} holds no trained run"),
+        ("train", "--config is missing; give a file of configs/"),
+        ("zero_shot", "--config is missing"),
+    ):
+        with flagsaver.flagsaver(), pytest.raises(SystemExit):
+            main.parse_flags(["main", f"--workdir={tmp_path}", f"--mode={mode}"])
+            main.main(["main"])
+        assert capsys.readouterr().err.count(text) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "value"),
     [(["--a", "x"], "x"), (["-a=x", "b"], "x"), (["--a=x", "--a=y=z"], "y=z"), (["--ab=x"], None)],

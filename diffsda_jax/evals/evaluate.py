@@ -145,7 +145,8 @@ def _run_part(part: str, context: Context, result: EvalResult) -> None:
     metrics, notes = PARTS[part](context)
     result.metrics.update({f"{part}/{name}": value for name, value in metrics.items()})
     _add_notes(result, notes)
-    _LOG.info("evaluation: %s took %.1f s", part, time.perf_counter() - began)
+    if metrics:
+        _LOG.info("evaluation: %s took %.1f s", part, time.perf_counter() - began)
 
 
 def _add_notes(result: EvalResult, notes: Sequence[str]) -> None:
@@ -153,7 +154,7 @@ def _add_notes(result: EvalResult, notes: Sequence[str]) -> None:
     for note in notes:
         if note not in result.notes:
             result.notes.append(note)
-            _LOG.warning("evaluation: %s", note)
+            _LOG.info("evaluation: %s", note)
 
 
 def _write(result: EvalResult, frames: list[Picture], directory: Path, context: Context) -> None:

@@ -196,7 +196,7 @@ def _kept(
     The judge sees what is observed in the donors of the dynamics, as it did in training.
     """
     if context.judge is None:
-        return {}, ["kept labels skipped: there is no judge"]
+        return {}, ["kept labels skipped: there is no judge, a classifier of labelled clips"]
     judged = context.judge.predict(
         x, context.pick("length", dynamic_index), context.pick("mask", dynamic_index)
     )

@@ -27,7 +27,8 @@ def setup_console(level: int = logging.INFO) -> None:
     if not package.handlers:
         package.addHandler(_TqdmHandler())
     package.propagate = False
-    logging.getLogger("jax").setLevel(logging.WARNING)  # no note on each absent backend
+    for library in ("jax", "matplotlib"):  # no note on each absent backend, or on fonts
+        logging.getLogger(library).setLevel(logging.WARNING)
     absl = logging.getLogger("absl")
     absl.setLevel(logging.WARNING)
     if not any(isinstance(known, _NoOrbax) for known in absl.filters):
