@@ -70,7 +70,7 @@ def get_config(variant="default"):
 def use_small_model(config):
     """32x32 frames, 8 of them, and the widths and options of configs/digits.py."""
     config.source.options.size = 32
-    config.source.options.stride = 1  # every frame, as diffsda_jax.infer takes them
+    config.source.options.stride = 1  # short clips will do
     config.data.length = 8
     config.model.static_dim = 32
     config.model.dynamic_dim = 4

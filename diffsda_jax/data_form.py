@@ -44,6 +44,7 @@ class DataForm:
       shape: of one step of the model.
       normalizer: between the units of the data (after front end or first stage) and the model's.
       length: steps of a training sequence, or None if not known.
+      stride: frames from one step to the next in training clips (video).
       resampled: series were brought to ``length`` steps by interpolation.
       front_end: makes frames of waveforms (audio).
       first_stage: makes latents of frames, for a model of latents.
@@ -58,6 +59,7 @@ class DataForm:
     shape: tuple[int, ...]
     normalizer: Normalizer
     length: int | None = None
+    stride: int = 1
     resampled: bool = False
     front_end: FrontEnd | None = None
     first_stage: FirstStage | None = None
@@ -339,6 +341,7 @@ def make_data_form(
         shape=tuple(spec.shape),
         normalizer=normalizer or Normalizer(target_std=spec.sigma_data),
         length=data.get("length"),
+        stride=(options.get("stride") or 1) if spec.kind == "video" else 1,
         resampled=kind == "series" and data.get("length_mode") == "resample",
         front_end=front_end,
         first_stage=_find_first_stage(spec, meta, workdir, first_stage),

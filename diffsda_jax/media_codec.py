@@ -197,7 +197,8 @@ class MediaCodec(Codec):
         sequences = self.form.read(x)
         steps, masks = self.form.to_steps(sequences)
         sizes = (self.form.length, self.batch_size)
-        factors = encode_windows(self, steps, masks, *sizes, progress=progress)
+        stride = self.form.stride
+        factors = encode_windows(self, steps, masks, *sizes, stride=stride, progress=progress)
         return Encoded(factors, outline_of(sequences), steps)
 
     def _decoded(

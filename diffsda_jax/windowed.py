@@ -19,6 +19,7 @@ def encode_windows(
     size: int | None,
     batch_size: int,
     *,
+    stride: int = 1,
     progress: bool = False,
 ) -> Factors:
     """Factors of normalised sequences.
@@ -29,12 +30,22 @@ def encode_windows(
       masks: True = observed, ``[V, F]`` of a series.
       size: steps of a window; None = each sequence at once.
       batch_size: windows at once at most.
+      stride: steps from one to the next that the model sees; a sequence is encoded as so many that
+        lie between each other, or as fewer, of ``size`` steps, if it is too short for that.
       progress: shows a bar.
 
     Returns:
       Numpy arrays: s the mean over the windows of a sequence, weighted by the steps that are their
       own, d and the ``lengths`` of whole sequences, zeros after the end.
     """
+    strides = [max(1, min(stride, (len(x) - 1) // max(1, (size or 2) - 1))) for x in steps]
+    if max(strides, default=1) > 1:
+        apart = [
+            [x[k::own] for x, own in zip(each, strides, strict=True) for k in range(own)]
+            for each in (steps, masks)
+        ]
+        found = encode_windows(model, *apart, size, batch_size, progress=progress)
+        return _woven(found, strides)
     lengths = np.array([len(x) for x in steps], np.int32)
     windows = cut_windows(lengths.tolist(), size)
     parts: dict[int, Factors] = {}
@@ -53,6 +64,26 @@ def encode_windows(
                 parts[place] = Factors(static=static[[row]], dynamic=dynamic[[row]])
             bar.update(len(group))
     return _whole(windows, [parts[place] for place in range(len(windows))], lengths)
+
+
+def _woven(apart: Factors, strides: Sequence[int]) -> Factors:
+    """Factors of sequences from those of every second (third, ...) of their steps."""
+    counts, per_step = known_lengths(apart), apart.static.ndim == 3
+    begins = np.cumsum([0, *strides[:-1]])
+    lengths = np.add.reduceat(counts, begins).astype(np.int32)
+    most, batch = int(lengths.max()), len(strides)
+    dynamic = np.zeros((batch, most, apart.dynamic.shape[-1]), np.float32)
+    static = np.zeros((batch, *((most,) if per_step else ()), apart.static.shape[-1]), np.float32)
+    for row, (begin, stride) in enumerate(zip(begins, strides, strict=True)):
+        for place in range(stride):
+            part, count = begin + place, counts[begin + place]
+            own = slice(place, lengths[row], stride)
+            dynamic[row, own] = apart.dynamic[part, :count]
+            if per_step:
+                static[row, own] = apart.static[part, :count]
+            else:
+                static[row] += np.float32(count / lengths[row]) * apart.static[part]
+    return Factors(static=static, dynamic=dynamic, lengths=lengths)
 
 
 def _bar(what: str, windows: Sequence[Window], shown: bool) -> tqdm:

@@ -15,7 +15,7 @@ from diffsda_jax.data.media_writer import check_format
 from diffsda_jax.data.outline import outline_of
 from diffsda_jax.data.sequences import Columns, Sequences, side_by_side
 from diffsda_jax.data.transforms import Normalizer
-from diffsda_jax.data_form import DataForm
+from diffsda_jax.data_form import DataForm, make_data_form
 from diffsda_jax.features import FrontEnd
 from diffsda_jax.first_stage.nets import variable_shapes as first_stage_shapes
 from diffsda_jax.first_stage.spec import META_KEY, FirstStageSpec
@@ -145,6 +145,40 @@ def test_what_the_data_go_through_must_be_known():
         make_model(meta=meta).encode(walks(5))
     with pytest.raises(ValueError, match="kind is 'audio' and front_end is None"):
         DataForm("audio", (80,), Normalizer())
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_frames_are_encoded_at_the_distance_of_the_training_clips(per_step):
+    spec = ModelSpec("series", (3,), 4, 2, 8, width=4, encoder_width=4, static_per_step=per_step)
+    model = make_model(spec)
+    long, short, least = steps = walks(25, 10, 11)
+    masks = [np.ones(len(x), bool) for x in steps]
+    found = encode_windows(model, steps, masks, 6, 4, stride=3)
+    assert found.lengths.tolist() == [25, 10, 11]
+    # 25 steps hold three sequences of 6 or more, 11 two, and 10 one only, as 9 // 5 = 1.
+    for row, (x, stride) in enumerate(((long, 3), (short, 1), (least, 2))):
+        apart = [x[k::stride] for k in range(stride)]
+        alone = encode_windows(model, apart, [np.ones(len(a), bool) for a in apart], 6, 4)
+        for k, part in enumerate(apart):
+            own = np.s_[k : len(x) : stride]
+            np.testing.assert_allclose(
+                found.dynamic[row, own], alone.dynamic[k, : len(part)], atol=1e-6
+            )
+            if per_step:
+                np.testing.assert_allclose(
+                    found.static[row, own], alone.static[k, : len(part)], atol=1e-6
+                )
+        if not per_step:
+            shares = np.array([len(part) for part in apart]) / len(x)
+            np.testing.assert_allclose(found.static[row], shares @ alone.static, atol=1e-6)
+
+
+def test_the_stride_is_that_of_the_training_clips():
+    options = {"source": {"name": "video_folder", "options": {"stride": 3}}}
+    meta = {"config": options | {"data": {"length": 4}}}
+    form = make_data_form(ModelSpec("video", (8, 8, 3), 4, 2, 8), None, meta)
+    assert form.stride == 3  # of a series it is the distance of windows
+    assert make_data_form(SPEC, NORMALIZER, META | meta).stride == 1
 
 
 def test_one_donor_serves_all(model):
