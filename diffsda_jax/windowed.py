@@ -40,11 +40,11 @@ def encode_windows(
     """
     strides = [max(1, min(stride, (len(x) - 1) // max(1, (size or 2) - 1))) for x in steps]
     if max(strides, default=1) > 1:
-        apart = [
+        apart, seen = (
             [x[k::own] for x, own in zip(each, strides, strict=True) for k in range(own)]
             for each in (steps, masks)
-        ]
-        found = encode_windows(model, *apart, size, batch_size, progress=progress)
+        )
+        found = encode_windows(model, apart, seen, size, batch_size, progress=progress)
         return _woven(found, strides)
     lengths = np.array([len(x) for x in steps], np.int32)
     windows = cut_windows(lengths.tolist(), size)

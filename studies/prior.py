@@ -3,7 +3,7 @@
 Japanese vowels, 300 training steps instead of 1,000 for the sequence model, one for each seed, and
 priors of the default size on its factors: `joint` is this package's transformer over s and d (500
 steps), `reference` the released code's flat network and `independent` two of those, one for s and
-one for d (3,000 quicker steps: with 500 they are far from trained). Fréchet distances are between
+one for d (2,000 quicker steps: with 500 they are far from trained). Fréchet distances are between
 sampled and test sequences, of the factors themselves and of the features of a judge of speakers;
 real training sequences are in `generation/train` of each record.
 Runtime: 19 CPU minutes in all, 12 min 22 s with --jobs=2 on two cores (AMD EPYC).
@@ -12,7 +12,7 @@ Command: python -m diffsda_jax.study --study=studies/prior.py --out=runs/prior
 
 from diffsda_jax.study import Metric, Study
 
-NUM_STEPS = {"joint": 500, "reference": 3_000, "independent": 3_000}
+NUM_STEPS = {"joint": 500, "reference": 2_000, "independent": 2_000}
 
 
 def get_study():
