@@ -16,6 +16,20 @@ def length_bucket(length: int) -> int:
     return -(-length // step) * step
 
 
+def fitting_stride(stride: int, steps: int, length: int | None) -> int:
+    """The largest stride, up to the wanted one, at which ``length`` of so many steps can be taken.
+
+    Args:
+      stride: wanted, 1 or more.
+      steps: of the sequence.
+      length: to be taken; None takes 2 or more.
+
+    Returns:
+      1 or more.
+    """
+    return max(1, min(stride, (steps - 1) // max(1, (length or 2) - 1)))
+
+
 def batch_bucket(count: int, most: int) -> int:
     """The batch size for so many items: the next power of two, or ``most`` if that is less."""
     return min(most, 1 << (count - 1).bit_length())

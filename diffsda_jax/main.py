@@ -120,10 +120,10 @@ def workdir_with_config(argv: Sequence[str]) -> str | None:
 
 def describe_missing_config(mode: str, workdir: str | None) -> str:
     """What to give where there is no ``--config``, and no workdir whose config could be taken."""
-    if workdir and mode not in (*TRAININGS, "plan", "latents", "zero_shot"):
+    if workdir and mode not in ("train", "first_stage", "latents", "zero_shot", "plan"):
         return (
-            f"workdir {workdir} holds no trained run (no config.json); give the --workdir of one, "
-            "or train first: --config=configs/digits.py, say, and no --mode."
+            f"--config is missing, and workdir {workdir} has no config.json of a training; give "
+            "the --workdir of a trained run, or the --config that its checkpoint belongs to."
         )
     return "--config is missing; give a file of configs/, such as --config=configs/digits.py."
 

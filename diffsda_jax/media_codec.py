@@ -148,7 +148,8 @@ class MediaCodec(Codec):
         Returns:
           ``static [B, S]`` (``[B, V, S]`` with ``static_per_step``) and ``dynamic [B, V, D]``; of
           files and ``Sequences`` numpy arrays, with the ``lengths``. s of a sequence that is longer
-          than those of training is the mean over windows of that length.
+          than those of training is the mean over windows of that length; frames of a video are as
+          far from one another in them as in training (``form.stride``).
 
         Raises:
           FileNotFoundError, ValueError, ImportError: see ``read``; a shape that the model was not

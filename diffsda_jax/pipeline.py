@@ -24,8 +24,9 @@ class DiffSDA(MediaCodec):
 
     - ``reconstruct``, ``swap``, ``sample``, ``traverse`` and ``interpolate`` take and give data in
       the units of the data: files, ``Sequences``, or arrays as ``read`` describes them. Any number
-      and length of sequences goes: they pass through the network in windows of the length it was
-      trained with, batches are filled up to a few sizes, and each size is compiled once.
+      and length of sequences goes: they pass through the network in windows of the length (and,
+      of frames, the stride) it was trained with, batches are filled up to a few sizes, and each
+      size is compiled once.
     - ``encode``, ``decode``, ``denoise`` and ``invert`` are the network's own. Arrays are
       normalised (``normalizer`` does it) and go through as they are, one program for each shape.
       ``encode`` takes files and ``Sequences`` as well, like the verbs.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
-from diffsda_jax.buckets import Window, batches, cut_windows
+from diffsda_jax.buckets import Window, batches, cut_windows, fitting_stride
 from diffsda_jax.codec import Codec
 from diffsda_jax.factors import Factors
 
@@ -31,14 +31,14 @@ def encode_windows(
       size: steps of a window; None = each sequence at once.
       batch_size: windows at once at most.
       stride: steps from one to the next that the model sees; a sequence is encoded as so many that
-        lie between each other, or as fewer, of ``size`` steps, if it is too short for that.
+        lie between each other, or as fewer, where the first would have less than ``size`` steps.
       progress: shows a bar.
 
     Returns:
       Numpy arrays: s the mean over the windows of a sequence, weighted by the steps that are their
       own, d and the ``lengths`` of whole sequences, zeros after the end.
     """
-    strides = [max(1, min(stride, (len(x) - 1) // max(1, (size or 2) - 1))) for x in steps]
+    strides = [fitting_stride(stride, len(x), size) for x in steps]
     if max(strides, default=1) > 1:
         apart, seen = (
             [x[k::own] for x, own in zip(each, strides, strict=True) for k in range(own)]

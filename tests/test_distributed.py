@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -198,6 +199,24 @@ def test_a_run_moves_between_numbers_of_processes_and_devices(tmp_path):
     assert sorted(found) == sorted(wanted) == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([found[step] for step in wanted], list(wanted.values()), rtol=1e-5)
     assert (moved / "eval" / "00000006" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "folder"), [("prior", "prior"), ("distill", "distilled")])
+def test_what_is_trained_on_a_model_moves_as_well(tmp_path, mode, folder):
+    """One process, then 2 x 2 devices, against one process."""
+    moved, alone = tmp_path / "moved", tmp_path / "alone"
+    one = {"mesh.fsdp": 1, "eval.judge_steps": 5, "eval.num_samples": 8}
+    one |= {"prior.width": 16, "prior.num_layers": 1, "distill.batch_size": 8}
+    Processes(moved, 1, 1, **one).end()
+    shutil.copytree(moved, alone)
+    Processes(moved, 1, 1, mode=mode, **one, **{f"{mode}.num_steps": 1}).end()
+    one[f"{mode}.num_steps"] = 3
+    Processes(moved, 2, 2, mode=mode, **one | {"mesh.fsdp": 2}).end()
+    Processes(alone, 1, 1, mode=mode, **one).end()
+    found, wanted = losses(moved / folder), losses(alone / folder)
+    assert sorted(found) == sorted(wanted) == [1, 2, 3]
+    np.testing.assert_allclose([found[step] for step in wanted], list(wanted.values()), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ def test_a_run_leaves_what_it_says(workdirs, capsys):
     arrays = np.load(folder / "components.npz")
     assert arrays["static_directions"].shape == (2, 4)
     assert arrays["dynamic_mean"].shape == (2,)
+    assert arrays["dynamic_bounded"] and not arrays["static_bounded"]  # as tanh made d
     assert arrays["dynamic_names"][0].startswith("d1: ")
     assert {"static_0.png", "dynamic_0.png"} <= {file.name for file in folder.iterdir()}
     text = (folder / "components.md").read_text()

@@ -1,5 +1,6 @@
 """The public API on arrays and files: any number and length, few programs, units, and errors."""
 
+import dataclasses
 import doctest
 import sys
 from pathlib import Path
@@ -171,6 +172,28 @@ def test_frames_are_encoded_at_the_distance_of_the_training_clips(per_step):
         if not per_step:
             shares = np.array([len(part) for part in apart]) / len(x)
             np.testing.assert_allclose(found.static[row], shares @ alone.static, atol=1e-6)
+
+
+def test_the_verbs_encode_at_that_distance(model):
+    spaced, (x,) = make_model(), walks(12)
+    spaced.__dict__["form"] = dataclasses.replace(model.form, stride=2)
+    steps = NORMALIZER.apply(x)
+    found = spaced.encode([x])
+    expected = encode_windows(model, [steps], [np.ones(x.shape, bool)], 6, 4, stride=2)
+    np.testing.assert_allclose(found.dynamic, expected.dynamic, atol=1e-6)
+    assert np.abs(found.dynamic - model.encode([x]).dynamic).max() > 1e-3
+
+
+def test_a_bounded_factor_is_moved_within_its_bounds():
+    bounded, (x,) = make_model(dataclasses.replace(SPEC, dynamic_activation="tanh")), walks(6)
+    own = bounded.encode([x])
+    result = bounded.traverse(
+        x, factor="dynamic", along="dimensions", num_components=1, reach=3.0, start="zero"
+    )
+    change = 3.0 * np.arctanh(own.dynamic[0, :, 0]).std()
+    moved = np.tanh(np.arctanh(own.dynamic) + np.array([change, 0.0], np.float32))
+    expected = bounded.reconstruct(own.replace(dynamic=moved), start="zero")
+    np.testing.assert_allclose(result.x[-1], expected.x[0], atol=1e-4)
 
 
 def test_the_stride_is_that_of_the_training_clips():

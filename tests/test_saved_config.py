@@ -84,7 +84,7 @@ def test_only_a_run_has_a_config_and_zero_shot_needs_another(tmp_path):
 
 def test_a_missing_config_is_said_as_it_is_missed(tmp_path, capsys):
     for mode, text in (
-        ("report", f"workdir {tmp_path} holds no trained run"),
+        ("report", f"workdir {tmp_path} has no config.json of a training"),
         ("train", "--config is missing; give a file of configs/"),
         ("zero_shot", "--config is missing"),
     ):

@@ -142,13 +142,15 @@ class Components:
 
         The published formula, multiplied out to ``s + alpha v_i sqrt(h) std``: so alpha = 0 gives
         the values back without a rounding error. Bounded ones move as their codes do,
-        ``tanh(a + b) = (tanh a + tanh b) / (1 + tanh a tanh b)``.
+        ``tanh(a + b) = (tanh a + tanh b) / (1 + tanh a tanh b)``; those on or beyond the bounds,
+        as a prior may draw them, from just inside.
         """
         shift = alpha * np.sqrt(len(self.mean)) * self.directions[component] * self.std
         if not self.bounded:
             return values + shift.astype(values.dtype)
-        values, change = np.clip(values, -1, 1), np.tanh(shift)
-        return ((values + change) / (1 + values * change)).astype(values.dtype)
+        change, inside = np.tanh(shift), np.clip(values, -_MOST, _MOST)
+        moved = (inside + change) / (1 + inside * change)
+        return np.where(change == 0, values, moved).astype(values.dtype)
 
     def move_factors(self, factors: Factors, component: int, alpha: float) -> Factors:
         """Factors of some sequences moved along one component; one of a step moves all steps of d.

@@ -139,11 +139,14 @@ def test_bounded_dynamics_move_within_their_bounds(level):
     moved = components.move_factors(factors, 0, 0.5).dynamic
     assert np.abs(moved).max() <= 1 and moved.dtype == factors.dynamic.dtype
     shift = 0.5 * np.sqrt(len(components.mean)) * components.directions[0] * components.std
-    wanted = np.tanh(
-        np.arctanh(factors.dynamic.astype(float).clip(-1 + 1e-9, 1 - 1e-9)) + shift.reshape(-1, 2)
-    )
-    np.testing.assert_allclose(moved, wanted, atol=1e-3)
-    assert np.abs(components.move_factors(factors, 0, 50.0).dynamic).max() <= 1
+    wanted = np.tanh(codes.values.reshape(factors.dynamic.shape) + shift.reshape(-1, 2))
+    np.testing.assert_allclose(moved, wanted, atol=1e-5)
+    outside = factors.replace(dynamic=factors.dynamic.copy())
+    outside.dynamic[0, :2] = [1.05, -1.0]  # a prior may draw them
+    assert np.abs(components.move_factors(outside, 0, 50.0).dynamic).max() <= 1
+    np.testing.assert_array_equal(components.move_factors(outside, 0, 0.0).dynamic, outside.dynamic)
+    back = components.move_factors(outside, 0, -3.0 * np.sign(shift[0])).dynamic
+    assert back[0, 0, 0] < 0.99
     assert not gather_codes(factors, "static", level, bounded=True).bounded
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from diffsda_jax.buckets import fitting_stride
 from diffsda_jax.data.records import LatentIndex, LatentReader
 from diffsda_jax.data.sources.base import SPLITS, BatchedSource, ElementSpec, label_ids
 
@@ -67,8 +68,9 @@ class Latents(BatchedSource):
         self._clips = np.array(usable)  # as the reader numbers them
         self.warn_if_not_held_out({s: [c.entry.name for c in index.clips[s]] for s in SPLITS})
         self._entries = [index.clips[split][clip].entry for clip in usable]
-        self._frames = np.array([entry.frames for entry in self._entries])
-        self._strides = np.clip((self._frames - 1) // max(1, length - 1), 1, stride)
+        frames = [entry.frames for entry in self._entries]
+        self._frames = np.array(frames)
+        self._strides = np.array([fitting_stride(stride, count, length) for count in frames])
         numbers = {key: self._numbers(key) for key in _LABELS}
         static, dynamic = (tuple(numbers[key]) or None for key in _LABELS)
         self.spec = ElementSpec(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from diffsda_jax.buckets import fitting_stride
 from diffsda_jax.data import video_io
 from diffsda_jax.data.frame_counts import FrameCounts
 from diffsda_jax.data.sources.base import (
@@ -201,7 +202,7 @@ class VideoFolder(Source):
 
     def clip_stride(self, frames: int) -> int:
         """The largest stride up to the wanted one that fits a clip of `frames` frames."""
-        return min(self.stride, max(1, (frames - 1) // max(1, self.length - 1)))
+        return fitting_stride(self.stride, frames, self.length)
 
     @property
     def num_clips(self) -> int:
