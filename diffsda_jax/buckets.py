@@ -20,12 +20,12 @@ def fitting_stride(stride: int, steps: int, length: int | None) -> int:
     """The largest stride, up to the wanted one, at which ``length`` of so many steps can be taken.
 
     Args:
-      stride: wanted, 1 or more.
+      stride: wanted, in steps, 1 or more.
       steps: of the sequence.
       length: to be taken; None takes 2 or more.
 
     Returns:
-      1 or more.
+      Steps, 1 or more.
     """
     return max(1, min(stride, (steps - 1) // max(1, (length or 2) - 1)))
 
