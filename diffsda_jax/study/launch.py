@@ -45,8 +45,8 @@ def make_slots(jobs: int = 1, devices: Sequence[str] = ()) -> list[Slot]:
     """Places for commands.
 
     Args:
-      jobs: how many run at once on the CPU, each with its share of the cores; 1 leaves devices and
-        cores as they are.
+      jobs: how many run at once on the CPU, each with its share of the cores, or wherever one is
+        free if there are more jobs than cores; 1 leaves devices and cores as they are.
       devices: numbers of GPUs or TPU chips; one command at a time runs on each.
 
     Raises:
@@ -64,12 +64,13 @@ def make_slots(jobs: int = 1, devices: Sequence[str] = ()) -> list[Slot]:
     if jobs == 1:
         return [Slot({})]
     environment = {"JAX_PLATFORMS": "cpu"}
-    if not hasattr(os, "sched_getaffinity"):  # such as macOS: the system divides the cores
-        return [Slot(environment)] * jobs
-    cores = sorted(os.sched_getaffinity(0))
+    # Not there on systems such as macOS.
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < jobs:  # the system divides them, so that none is idle while jobs are left
+        return [Slot(environment | dict.fromkeys(THREAD_OPTIONS, "1"))] * jobs
     slots = []
     for job in range(jobs):
-        share = cores[job::jobs] or [cores[job % len(cores)]]  # more jobs than cores share them
+        share = cores[job::jobs]
         threads = dict.fromkeys(THREAD_OPTIONS, str(len(share)))
         slots.append(Slot(environment | threads, frozenset(share)))
     return slots
