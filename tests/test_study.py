@@ -297,6 +297,7 @@ def test_slots_divide_the_cores_or_take_a_device_each():
     cores = os.sched_getaffinity(0)
     crowd = make_slots(len(cores) + 1)
     assert len(crowd) == len(cores) + 1 and not any(slot.cores for slot in crowd)
+    assert crowd[0].environment["NPROC"] == "1"  # each with one thread, on any core
     two = make_slots(2)
     assert two[0].environment["JAX_PLATFORMS"] == "cpu"
     if len(cores) > 1:
