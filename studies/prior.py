@@ -6,8 +6,8 @@ steps), `reference` the released code's flat network and `independent` two of th
 one for d (2,000 quicker steps: with 500 they are far from trained). Fréchet distances are between
 sampled and test sequences, of the factors themselves and of the features of a judge of speakers;
 real training sequences are in `generation/train` of each record.
-Runtime: 19 CPU minutes in all, 9 min 41 s on two cores (AMD EPYC).
-Command: python -m diffsda_jax.study --study=studies/prior.py --out=runs/prior --jobs=3
+Runtime: 19 CPU minutes in all, 9 min 41 s on two cores (AMD EPYC) with --jobs=3.
+Command: python -m diffsda_jax.study --study=studies/prior.py --out=runs/prior
 """
 
 from diffsda_jax.study import Metric, Study
