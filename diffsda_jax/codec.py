@@ -76,11 +76,6 @@ class Codec:
         """Whether ``invert`` works; a distilled model only goes from noise to data."""
         return not self.spec.sigma_identity and self.sampler.solver != samplers.CONSISTENCY
 
-    @property
-    def bounded_dynamic(self) -> bool:
-        """Whether d lies between -1 and 1, as tanh made it."""
-        return self.spec.dynamic_activation == "tanh"
-
     @classmethod
     def from_checkpoint(
         cls: type[_Kind],

@@ -206,6 +206,11 @@ class DiffSDA(MediaCodec):
         outline, own = given.outline.pick(places, names), given.pick(places)
         return self._decoded(moved, outline, start, seed, progress, own, places)
 
+    @property
+    def bounded_dynamic(self) -> bool:
+        """Whether d lies between -1 and 1, as tanh made it."""
+        return self.spec.dynamic_activation == "tanh"
+
     def _directions(
         self, own: Factors, factor: str, along: str, codes: Any, num_components: int, seed: int
     ) -> "Components":
