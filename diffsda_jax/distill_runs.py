@@ -45,7 +45,7 @@ META_KEY = "distilled"
 EVALUATIONS = (1, 2, 4)  # of the student, in the table
 _TEACHER_STEPS = 32  # of Heun, 63 evaluations
 # Of section distill, what may change between two starts.
-_FREE = ("num_steps", "eval_every_steps", "evaluations")
+_FREE = ("accumulation_steps", "num_steps", "eval_every_steps", "evaluations")
 _COLUMNS = {
     "evaluations": "evaluations",
     "random_nmse": "reconstruction nmse",
@@ -128,8 +128,16 @@ def check_options(config: ConfigDict) -> SamplerSpec:
         if options[name] < least:
             raise ValueError(f"distill.{name} is {options[name]}; allowed: {least} or more.")
     distill_step.DistillOptions(**_loss_options(options))
+    if options.swap_share and options.batch_size == options.accumulation_steps:
+        raise ValueError(
+            f"distill.batch_size is {options.batch_size} and distill.accumulation_steps "
+            f"{options.accumulation_steps}: sequences are learnt from one by one, so that none can "
+            "get the d of another; set fewer accumulation_steps, or --config.distill.swap_share=0."
+        )
     mesh = configuration.make_mesh(config.mesh)
-    sharding.check_batch_size(options.batch_size, mesh, "distill.batch_size")
+    sharding.check_batch_size(
+        options.batch_size, mesh, "distill.batch_size", options.accumulation_steps
+    )
     return few_steps(options.evaluations)
 
 
@@ -184,6 +192,7 @@ def make_training(
         schedule=schedule,
         ema_half_life_examples=options.ema_half_life_examples,
         batch_size=options.batch_size,
+        accumulation_steps=options.accumulation_steps,
     )
     return step_fn, create_state(teacher.variables, transformation, mesh, rules)
 

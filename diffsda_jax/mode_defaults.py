@@ -104,6 +104,7 @@ def prior_defaults() -> dict[str, Any]:
         "dropout": PriorSpec.dropout,
         # Its training; checkpoints, reports and what is kept are as in train.
         "batch_size": 64,  # over all devices
+        "accumulation_steps": 1,  # parts of a batch, one after another: for less memory
         "num_steps": 5_000,
         "eval_every_steps": 0,  # 0 = only at the end
         "schedule": "cosine",  # cosine (with warm-up) | constant
@@ -134,6 +135,7 @@ def distill_defaults() -> dict[str, Any]:
         "swap_share": 0.5,  # of sequences that get the d of another one
         # Its training; checkpoints, reports and what is kept are as in train.
         "batch_size": 16,  # over all devices
+        "accumulation_steps": 1,  # parts of a batch, one after another: for less memory
         "num_steps": 2_000,
         "eval_every_steps": 0,  # 0 = only at the end
         "schedule": "cosine",  # cosine (with warm-up) | constant

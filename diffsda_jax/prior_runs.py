@@ -44,7 +44,14 @@ logger = logging.getLogger(__name__)
 
 FACTORS = "factors"  # in the prior's folder
 # Of section prior, what may change between two starts.
-_FREE = ("num_steps", "eval_every_steps", "solver", "sample_steps", "encode_batch_size")
+_FREE = (
+    "accumulation_steps",
+    "num_steps",
+    "eval_every_steps",
+    "solver",
+    "sample_steps",
+    "encode_batch_size",
+)
 _PARTS = ("generation",)  # of the evaluation
 
 
@@ -125,8 +132,10 @@ def _check_options(config: ConfigDict) -> tuple[PriorSpec, SamplerSpec]:
             "train the sequence model with --config.model.static_per_step=False for one."
         )
     mesh = configuration.make_mesh(config.mesh)
-    for name in ("encode_batch_size", "batch_size"):
-        sharding.check_batch_size(options[name], mesh, f"prior.{name}")
+    sharding.check_batch_size(options.encode_batch_size, mesh, "prior.encode_batch_size")
+    sharding.check_batch_size(
+        options.batch_size, mesh, "prior.batch_size", options.accumulation_steps
+    )
     sampler = SamplerSpec(options.solver, options.sample_steps)
     prior.check_sampler(sampler)
     return experiments.prior_spec(config), sampler
@@ -173,6 +182,7 @@ def make_training(
         batch_size=options.batch_size,
         mesh=mesh,
         rules=config.mesh.rules,
+        accumulation_steps=options.accumulation_steps,
     )
     variables = prior.init_variables(spec, stream(jax.random.key(config.seed), "prior"))
     return step_fn, create_state(variables, transformation, mesh, config.mesh.rules)

@@ -122,6 +122,25 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(finished, tmp_path,
         distill_runs.run_distill(tiny(), tmp_path)
 
 
+def test_a_batch_in_parts_goes_on_with_a_run_of_whole_ones(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill_runs, "make_evaluator", lambda *_: lambda step, state: None)
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    distill_runs.run_distill(tiny(num_steps=1, batch_size=16), tmp_path)
+    whole = shutil.copytree(tmp_path, tmp_path / "whole")
+    for workdir, parts in ((whole, 1), (tmp_path, 2)):
+        distill_runs.run_distill(tiny(batch_size=16, accumulation_steps=parts), workdir)
+    logs = (workdir / "distilled" / "logs" / "metrics.jsonl" for workdir in (whole, tmp_path))
+    losses = [read_losses(log) for log in logs]
+    assert losses[0][0] == losses[1][0]  # of the step both have in common
+    assert losses[0][1] != losses[1][1] == pytest.approx(losses[0][1], rel=0.5)  # other draws
+
+
+def read_losses(log):
+    """Losses in the order of the steps."""
+    records = map(json.loads, log.read_text().splitlines())
+    return [record["train/loss"] for record in records if "train/loss" in record]
+
+
 def test_what_cannot_be_distilled_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         distill_runs.run_distill(tiny(), tmp_path / "nowhere")
@@ -129,6 +148,8 @@ def test_what_cannot_be_distilled_is_refused(tmp_path):
         ({"num_steps": 0}, "distill.num_steps is 0; allowed: 1 or more"),
         ({"start_share": 2.0}, "distill.start_share is 2.0; allowed: 0 to 1"),
         ({"batch_size": 12}, "distill.batch_size is 12, but it is split"),
+        ({"batch_size": 16, "accumulation_steps": 4}, "8 devices and 4 accumulation_steps"),
+        ({"accumulation_steps": 8}, "none can get the d of another"),
         ({"evaluations": 0}, "distill.evaluations is 0"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -220,6 +220,25 @@ def test_what_is_trained_on_a_model_moves_as_well(tmp_path, mode, folder):
 
 
 @pytest.mark.slow
+def test_a_first_stage_moves_as_well(tmp_path):
+    """With a discriminator from the second step on: one process, then 2 x 2, against one."""
+    moved, alone = tmp_path / "moved", tmp_path / "alone"
+    options = {"config_file": "configs/digits.py", "train.batch_size": 8, "data.length": 2}
+    own = {"channels": 32, "channel_mults": "(1, 2)", "num_res_blocks": 1, "codebook_size": 16}
+    own |= {"attention_levels": "()", "discriminator_weight": 0.5, "discriminator_channels": 8}
+    own |= {"discriminator_layers": 1, "discriminator_start_step": 1}
+    options |= {f"first_stage_training.{name}": value for name, value in own.items()}
+    one = options | {"mesh.fsdp": 1}
+    Processes(moved, 1, 1, mode="first_stage", **one | {"train.num_steps": 1}).end()
+    Processes(moved, 2, 2, mode="first_stage", **options).end()
+    Processes(alone, 1, 1, mode="first_stage", **one).end()
+    found, wanted = losses(moved), losses(alone)
+    assert sorted(found) == sorted(wanted) == [1, 2, 3]
+    np.testing.assert_allclose([found[step] for step in wanted], list(wanted.values()), rtol=1e-5)
+    assert (moved / "eval" / "00000003" / "metrics.json").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [0, 1])
 def test_a_signal_to_one_process_ends_all_with_a_checkpoint(tmp_path, told):
     processes = Processes(tmp_path, 2, 2, **{"train.num_steps": 100_000})

@@ -140,6 +140,21 @@ def test_a_resumed_prior_ends_with_the_bits_of_an_unbroken_one(model, finished, 
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_batch_in_parts_goes_on_with_a_run_of_whole_ones(model, tmp_path):
+    losses = []
+    for parts in (1, 2):
+        workdir = copy(model, tmp_path / str(parts))
+        for num_steps, accumulation_steps in ((1, 1), (2, parts)):
+            config = tiny(batch_size=16, accumulation_steps=accumulation_steps)
+            config.prior.num_steps = num_steps
+            prior_runs.run_prior(config, workdir)
+        log = (workdir / "prior" / "logs" / "metrics.jsonl").read_text().splitlines()
+        records = [record for record in map(json.loads, log) if "train/loss" in record]
+        losses.append([record["train/loss"] for record in records])
+    assert losses[0][0] == losses[1][0]  # of the step both have in common
+    assert losses[0][1] != losses[1][1] == pytest.approx(losses[0][1], rel=0.5)  # other draws
+
+
 def test_a_kill_while_encoding_loses_and_doubles_nothing(model, finished, tmp_path, monkeypatch):
     workdir = copy(model, tmp_path)
     encode, calls = prior_runs._encode_block, []
@@ -234,6 +249,7 @@ def test_a_prior_of_another_model_of_the_same_step_is_not_used(finished, tmp_pat
         ("prior", "form", "flat", "prior.form is 'flat'; allowed: 'joint'"),
         ("prior", "num_heads", 3, "prior.width is 8, which prior.num_heads=3 does not divide"),
         ("prior", "encode_batch_size", 12, "prior.encode_batch_size is 12, but it is split"),
+        ("prior", "accumulation_steps", 3, "8 devices and 3 accumulation_steps"),
         ("prior", "sequences_per_shard", 0, "prior.sequences_per_shard is 0"),
         ("prior", "solver", "magic", "magic"),
         ("prior", "solver", "consistency", "prior.solver is 'consistency', which is for distilled"),

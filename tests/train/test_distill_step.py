@@ -126,8 +126,8 @@ def test_impossible_options_are_refused(options, match):
         make_distill_loss(Gaussian(student=True), Gaussian(), **options)
 
 
-@pytest.mark.parametrize("fsdp", [1, 2])
-def test_a_wrong_student_is_mended_and_its_encoder_keeps_its_bits(variables, batch, fsdp):
+@pytest.mark.parametrize(("fsdp", "parts"), [(1, 1), (2, 1), (2, 2)])
+def test_a_wrong_student_is_mended_and_its_encoder_keeps_its_bits(variables, batch, fsdp, parts):
     mesh = sharding.make_mesh(jax.devices()[:fsdp], fsdp=fsdp)
     rules = (("", "largest"),) if fsdp > 1 else ()
     schedule = make_schedule("constant", learning_rate=0.05, total_steps=100)
@@ -142,6 +142,7 @@ def test_a_wrong_student_is_mended_and_its_encoder_keeps_its_bits(variables, bat
         schedule=schedule,
         ema_half_life_examples=20.0,
         batch_size=BATCH,
+        accumulation_steps=parts,
     )
     start = variables["params"] | {"denoiser": {"kernel": jnp.full((1, 1), 2.0)}}
     state = create_state({"params": start}, optimizer, mesh, rules)
