@@ -32,10 +32,12 @@ def work(sizes: dict[str, Any]) -> None:
     import numpy as np
 
     from diffsda_jax import FirstStage, sharding
+    from diffsda_jax.command_line import choose_cpu_kernels
     from diffsda_jax.first_stage.nets import variable_shapes
     from diffsda_jax.first_stage.spec import FirstStageSpec
     from diffsda_jax.first_stage_api import FrameEncoder, encode_bytes
 
+    choose_cpu_kernels()
     spec, chunk = FirstStageSpec.from_dict(sizes["spec"]), sizes["chunk"]
     generator = np.random.default_rng(0)
     weights = jax.tree.map(

@@ -23,8 +23,8 @@ import numpy as np
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax import sharding
+from diffsda_jax.command_line import prepare_jax
 from diffsda_jax.evals.evaluate import evaluate
-from diffsda_jax.main import use_compilation_cache
 from diffsda_jax.pipeline import DiffSDA
 from diffsda_jax.runs import EvalRunner
 from diffsda_jax.train.step import BATCH_KEYS
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--variants", default="default,reference,original,original_lstm")
     parser.add_argument("--output", default="runs/vowels.jsonl")
     arguments = parser.parse_args()
-    use_compilation_cache()
+    prepare_jax()
     output = Path(arguments.output)
     records = [json.loads(x) for x in output.read_text().splitlines()] if output.exists() else []
     for width in map(int, arguments.dynamic_dims.split(",")):

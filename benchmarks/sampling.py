@@ -40,8 +40,10 @@ def work(sizes: dict[str, Any]) -> None:
     import numpy as np
 
     from diffsda_jax import DiffSDA, Factors
+    from diffsda_jax.command_line import choose_cpu_kernels
     from diffsda_jax.model import ModelSpec, variable_shapes
 
+    choose_cpu_kernels()
     spec = ModelSpec.from_dict(sizes["spec"])
     generator = np.random.default_rng(0)
 

@@ -81,8 +81,10 @@ def work(sizes: dict[str, Any]) -> None:
 
     from diffsda_jax import experiment as experiments
     from diffsda_jax import plan, sharding
+    from diffsda_jax.command_line import choose_cpu_kernels
     from diffsda_jax.train.step import BATCH_KEYS
 
+    choose_cpu_kernels()
     experiment, mesh = load_experiment(sizes), sharding.make_mesh()
     transformation, step_fn, _ = experiments.make_training(experiment, mesh)
     state = experiments.initial_state(experiment, transformation, mesh)

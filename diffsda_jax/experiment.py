@@ -380,10 +380,9 @@ def initial_state(
     return create_state(variables, transformation, mesh, config.mesh.rules)
 
 
-def describe(experiment: Experiment, mesh: Mesh) -> str:
-    """A few lines on what is about to be trained on what."""
-    shapes = variable_shapes(experiment.spec)["params"]
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+def describe(experiment: Experiment, params: Any, mesh: Mesh) -> str:
+    """A few lines on what is about to be trained on what; of the parameters only shapes matter."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
     return (
         f"{experiment.sources['train'].describe()}\n{experiment.sources['test'].describe()}\n"
         f"model: {count / 1e6:.2f} M parameters, recurrence {experiment.spec.recurrence!r}; "
@@ -391,9 +390,9 @@ def describe(experiment: Experiment, mesh: Mesh) -> str:
     )
 
 
-def parameter_table(experiment: Experiment) -> str:
-    """Name, shape and size of every parameter, and their sum."""
+def parameter_table(params: Any) -> str:
+    """Name, shape and size of every parameter, and their sum; only shapes matter."""
     from clu import parameter_overview
 
-    shapes = variable_shapes(experiment.spec)["params"]
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     return parameter_overview.get_parameter_overview(shapes, include_stats=False)

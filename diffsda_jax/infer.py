@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from diffsda_jax.command_line import describe, disk_is_full, fail, use_compilation_cache
+from diffsda_jax.command_line import describe, disk_is_full, fail, prepare_jax
 
 VERBS = {
     "encode": "writes the factors of the input as an .npz file",
@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       SystemExit: with status 2, after that line.
     """
     options = make_parser().parse_args(arguments)
-    use_compilation_cache()
+    prepare_jax()
     try:
         for path in run(options):
             print(f"wrote {path}")

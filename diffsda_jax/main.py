@@ -15,7 +15,7 @@ from diffsda_jax.command_line import (
     disk_is_full,
     fail,
     flag_value,
-    use_compilation_cache,
+    prepare_jax,
 )
 
 MODES = (
@@ -198,7 +198,7 @@ def main(argv: Sequence[str]) -> None:
         fail(f"--checkpoint is for --mode=zero_shot; --mode={MODE.value} finds its in --workdir.")
     if MODE.value != "plan" and TOPOLOGY.value is not None:
         fail(f"--topology is for --mode=plan; --mode={MODE.value} runs on the chips that are here.")
-    use_compilation_cache()
+    prepare_jax()
     from diffsda_jax import distributed
     from diffsda_jax.train.console import setup_console
     from diffsda_jax.train.interrupt import EXIT_INTERRUPTED

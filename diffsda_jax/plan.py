@@ -76,7 +76,7 @@ def overview(experiment: experiments.Experiment, data: str) -> dict[str, str]:
     """The sections that say what is trained on what."""
     return {
         "config": json.dumps(configuration.to_json(experiment.config), indent=2),
-        "parameters": experiments.parameter_table(experiment),
+        "parameters": experiments.parameter_table(variable_shapes(experiment.spec)["params"]),
         "data": data,
     }
 

@@ -56,14 +56,15 @@ def run_train(
 
     def prepare(place: Path, mesh: Mesh, fresh: bool) -> Training:
         transformation, step_fn, _ = experiments.make_training(experiment, mesh)
+        state = experiments.initial_state(experiment, transformation, mesh, use_init_from=fresh)
         return Training(
             step_fn=step_fn,
-            state=experiments.initial_state(experiment, transformation, mesh, use_init_from=fresh),
+            state=state,
             iterator=experiments.make_iterator(experiment, config.seed),
             meta=experiment.meta(),
-            summary=experiments.describe(experiment, mesh),
+            summary=experiments.describe(experiment, state.params, mesh),
             make_evaluator=functools.partial(make_evaluator, runner, place),
-            parameters=experiments.parameter_table(experiment),
+            parameters=experiments.parameter_table(state.params),
         )
 
     return train_in(workdir, purpose_of(experiment), prepare)

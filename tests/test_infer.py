@@ -29,7 +29,7 @@ SUFFIX = {"video": ".mp4", "audio": ".wav", "series": ".csv"}
 @pytest.fixture(autouse=True)
 def _programs_of_the_tests_are_kept_where_they_are(monkeypatch):
     """A command would keep them in the user's cache."""
-    monkeypatch.setattr(infer, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(infer, "prepare_jax", lambda: None)
 
 
 @pytest.fixture(scope="module")

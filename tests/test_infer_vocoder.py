@@ -24,7 +24,7 @@ def reconstruct(tmp_path_factory):
         return infer.main(["reconstruct", *options]), output
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(infer, "use_compilation_cache", lambda: None)
+    patch.setattr(infer, "prepare_jax", lambda: None)
     yield run
     patch.undo()
 

@@ -5,10 +5,12 @@ swaps can be scored exactly. Scans: Alpaydin and Kaynak, UCI optdigits, 8x8 pixe
 """
 
 import functools
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Shaped
 
 from diffsda_jax.data.sources.base import ElementSpec, Source, hash_of
 
@@ -117,10 +119,23 @@ def render(
 @functools.cache
 def load_scans() -> tuple[Float32[np.ndarray, "N 8 8"], Int[np.ndarray, " N"]]:
     """The 1,797 scans with intensities in [0, 1], and their classes."""
+    package = importlib.util.find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():  # importing what reads it takes seconds, and a training would wait
+            table = np.loadtxt(file, delimiter=",")
+            return _scans_of(table[:, :-1], table[:, -1])
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    return (digits.images / 16.0).astype(np.float32), digits.target.astype(np.int64)
+    return _scans_of(*load_digits(return_X_y=True))
+
+
+def _scans_of(
+    pixels: Float[np.ndarray, "N 64"], classes: Shaped[np.ndarray, " N"]
+) -> tuple[Float32[np.ndarray, "N 8 8"], Int[np.ndarray, " N"]]:
+    """Rows of pixels from 0 to 16 as pictures, and their classes as whole numbers."""
+    pictures = pixels.reshape(-1, SCAN_SIZE, SCAN_SIZE) / 16.0
+    return pictures.astype(np.float32), classes.astype(np.int64)
 
 
 def scan_indices(split: str) -> Int[np.ndarray, " M"]:
