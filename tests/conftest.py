@@ -5,10 +5,12 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # One thread for each device: from jax 0.11 on, a Fourier transform on all of them at once waits for
-# ever for threads of the pool in which all of them run.
+# ever for threads of the pool in which all of them run. Programs are compiled in one part each: the
+# parts are for more cores than a worker has, and cost a fifth more work.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
+    + " --xla_cpu_parallel_codegen_split_count=1"
 )
 
 # Most of the time of these tests would go into optimising small programs; commands started by a
