@@ -128,16 +128,14 @@ def check_options(config: ConfigDict) -> SamplerSpec:
         if options[name] < least:
             raise ValueError(f"distill.{name} is {options[name]}; allowed: {least} or more.")
     distill_step.DistillOptions(**_loss_options(options))
-    if options.swap_share and options.batch_size == options.accumulation_steps:
+    mesh, parts = configuration.make_mesh(config.mesh), options.accumulation_steps
+    sharding.check_batch_size(options.batch_size, mesh, "distill.batch_size", parts)
+    if options.swap_share and parts > 1 and options.batch_size == parts:
         raise ValueError(
-            f"distill.batch_size is {options.batch_size} and distill.accumulation_steps "
-            f"{options.accumulation_steps}: sequences are learnt from one by one, so that none can "
-            "get the d of another; set fewer accumulation_steps, or --config.distill.swap_share=0."
+            f"distill.batch_size is {parts} and so is distill.accumulation_steps: sequences are "
+            "learnt from one by one, so that none can get the d of another; set fewer "
+            "accumulation_steps, or --config.distill.swap_share=0."
         )
-    mesh = configuration.make_mesh(config.mesh)
-    sharding.check_batch_size(
-        options.batch_size, mesh, "distill.batch_size", options.accumulation_steps
-    )
     return few_steps(options.evaluations)
 
 

@@ -222,16 +222,17 @@ def check_batch_size(
       ValueError: ``batch_size`` is not a positive multiple of the number of devices, times that of
         micro-batches; or there is not at least one of these.
     """
+    parts = f"{option.removesuffix('batch_size')}accumulation_steps"
     if accumulation_steps < 1:
-        raise ValueError(f"accumulation_steps is {accumulation_steps}; allowed: 1 or more.")
+        raise ValueError(f"{parts} is {accumulation_steps}; allowed: 1 or more.")
     count = mesh.devices.size * accumulation_steps
     if batch_size < 1 or batch_size % count:
         below, above = batch_size // count * count, (batch_size // count + 1) * count
         nearest = f"{below} or {above}" if below > 0 else f"{above}"
         over, fewer = f"{mesh.devices.size} devices", "on fewer devices"
         if accumulation_steps > 1:
-            over += f" and {accumulation_steps} accumulation_steps"
-            fewer += " or with fewer accumulation_steps"
+            over += f" and {accumulation_steps} {parts}"
+            fewer += f" or with fewer {parts}"
         raise ValueError(
             f"{option} is {batch_size}, but it is split over {over}; allowed: positive "
             f"multiples of {count}. Use {nearest}, or run {fewer}."

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffsda_jax import DiffSDA, distill_runs, runs, sampling_runs
+from diffsda_jax import DiffSDA, distill_runs, runs, sampling_runs, sharding
 from diffsda_jax import config as configuration
 from diffsda_jax import experiment as experiments
 from diffsda_jax.factors import Factors
@@ -124,13 +124,14 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(finished, tmp_path,
 
 def test_a_batch_in_parts_goes_on_with_a_run_of_whole_ones(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(distill_runs, "make_evaluator", lambda *_: lambda step, state: None)
-    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
-    distill_runs.run_distill(tiny(num_steps=1, batch_size=16), tmp_path)
-    whole = shutil.copytree(tmp_path, tmp_path / "whole")
-    for workdir, parts in ((whole, 1), (tmp_path, 2)):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    shutil.copytree(finished[0] / "checkpoints", whole / "checkpoints")
+    distill_runs.run_distill(tiny(num_steps=1, batch_size=16), whole)
+    shutil.copytree(whole, parted)
+    losses = []
+    for workdir, parts in ((whole, 1), (parted, 2)):
         distill_runs.run_distill(tiny(batch_size=16, accumulation_steps=parts), workdir)
-    logs = (workdir / "distilled" / "logs" / "metrics.jsonl" for workdir in (whole, tmp_path))
-    losses = [read_losses(log) for log in logs]
+        losses.append(read_losses(workdir / "distilled" / "logs" / "metrics.jsonl"))
     assert losses[0][0] == losses[1][0]  # of the step both have in common
     assert losses[0][1] != losses[1][1] == pytest.approx(losses[0][1], rel=0.5)  # other draws
 
@@ -148,8 +149,7 @@ def test_what_cannot_be_distilled_is_refused(tmp_path):
         ({"num_steps": 0}, "distill.num_steps is 0; allowed: 1 or more"),
         ({"start_share": 2.0}, "distill.start_share is 2.0; allowed: 0 to 1"),
         ({"batch_size": 12}, "distill.batch_size is 12, but it is split"),
-        ({"batch_size": 16, "accumulation_steps": 4}, "8 devices and 4 accumulation_steps"),
-        ({"accumulation_steps": 8}, "none can get the d of another"),
+        ({"batch_size": 16, "accumulation_steps": 4}, "8 devices and 4 distill.accumulation_steps"),
         ({"evaluations": 0}, "distill.evaluations is 0"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -161,6 +161,16 @@ def test_what_cannot_be_distilled_is_refused(tmp_path):
     other.model.dynamic_dim = 3
     with pytest.raises(ValueError, match="of another architecture"):
         distill_runs.run_distill(other, tmp_path)
+
+
+def test_parts_of_one_sequence_have_no_d_to_swap(monkeypatch):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    monkeypatch.setattr(configuration, "make_mesh", lambda _: mesh)
+    with pytest.raises(ValueError, match="none can get the d of another"):
+        distill_runs.check_options(tiny(accumulation_steps=8))
+    distill_runs.check_options(tiny(accumulation_steps=8, swap_share=0.0))
+    distill_runs.check_options(tiny(accumulation_steps=4))
+    distill_runs.check_options(tiny(batch_size=1))
 
 
 def test_columns_without_a_measure_are_left_out():

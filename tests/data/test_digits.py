@@ -1,5 +1,10 @@
+import importlib.util
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -107,6 +112,23 @@ def test_splits_share_no_scan_and_hold_all_classes():
     assert len(train) + len(test) == 1797 and not set(train) & set(test)
     counts = np.bincount(load_scans()[1][test], minlength=10)
     assert counts.min() >= 34 and counts.max() <= 38
+
+
+def test_scans_are_those_that_scikit_learn_reads(monkeypatch):
+    digits = load_digits()
+    for found in (importlib.util.find_spec, lambda name: None):  # by their file, by the library
+        monkeypatch.setattr(importlib.util, "find_spec", found)
+        scans, classes = load_scans.__wrapped__()
+        np.testing.assert_array_equal(scans, (digits.images / 16).astype(np.float32))
+        np.testing.assert_array_equal(classes, digits.target)
+        assert scans.dtype == np.float32 and classes.dtype == np.int64
+
+
+def test_scans_are_read_without_importing_what_takes_seconds():
+    code = "import sys; from diffsda_jax.data.sources import digits; digits.load_scans(); "
+    code += "print('sklearn' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert printed.stdout == b"False\n"
 
 
 def test_elements_are_a_function_of_seed_split_and_index():
