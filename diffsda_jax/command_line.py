@@ -77,8 +77,8 @@ def use_compilation_cache() -> None:
 def choose_cpu_kernels() -> None:
     """Keeps XLA on CPUs from giving convolutions to YNNPACK; call it before JAX has devices.
 
-    XLA's own make training steps of U-Nets 1.2 to 1.3 times as fast (docs/results.md, "Training
-    steps on a CPU"). Measured on x86 with the versions below. Libraries that read ``XLA_FLAGS`` end
+    XLA's own make training steps of U-Nets 1.2 to 1.3 times as fast (docs/results.md, "A training
+    step"). Measured on x86 with the versions below. Libraries that read ``XLA_FLAGS`` end
     the process at a flag that they do not know, so nothing is set for other versions, nor where
     libtpu, whose version is its own, may be loaded. What ``XLA_FLAGS`` says of YNNPACK stays, and
     so does the name of a file of flags.

@@ -12,8 +12,9 @@ cd "$(dirname "$0")/.."
 source launch/setup.sh
 setup_environment media,test
 # A file goes to one worker, which shares its compiled fixtures; more than four need much memory.
+# The order is that of tests/conftest.py: long files first, and not those of many tests.
 cores="$(getconf _NPROCESSORS_ONLN)"
-workers=(--dist loadfile --numprocesses "$((cores < 4 ? cores : 4))")
+workers=(--dist loadfile --no-loadscope-reorder --numprocesses "$((cores < 4 ? cores : 4))")
 if [ "${1:-}" = "slow" ] || [ "${1:-}" = "faults" ]; then
   export JAX_DISABLE_MOST_OPTIMIZATIONS=false # programs as users have them
 fi

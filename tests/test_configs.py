@@ -8,8 +8,9 @@ import pytest
 from diffsda_jax import config as configuration
 from diffsda_jax import runs
 
-# The same networks again, as of vox256, digits and japanese_vowels.
+# The same networks again, as of digits, japanese_vowels and, for latents, test_high_resolution.
 SLOW_CONFIGS = ["configs/celebv256.py", "configs/taichi64.py", "configs/video_folder.py:latents"]
+SLOW_CONFIGS += ["configs/vox256.py"]
 SLOW_CONFIGS += ["configs/digits.py:32", "configs/japanese_vowels.py:original"]
 SLOW_CONFIGS += ["configs/mug64.py", "configs/video_folder.py"]
 # Run by test_series_runs and test_speech_run.
