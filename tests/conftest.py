@@ -68,6 +68,8 @@ def _untouched_logging():
 
 # Those that take minutes, the longest first, so that no worker is left with one at the end.
 LONG_FILES = ("test_configs", "test_high_resolution", "test_runs", "test_speech_run", "_runs")
+LONG_FILES += ("test_downstream", "test_first_stage_training", "test_topology_plan", "test_golden")
+LONG_FILES += ("test_evaluate", "test_judges", "test_prior", "test_mesh", "test_extending")
 
 
 def pytest_collection_modifyitems(items):
