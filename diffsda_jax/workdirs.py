@@ -254,11 +254,27 @@ def _on_first_process(evaluator: Evaluate) -> Evaluate:
     return evaluate
 
 
-def _traced(step_fn: StepFn, profile: ConfigDict, workdir: Path) -> StepFn:
-    """The step, traced as section ``profile`` says; only on the first process."""
+def _traced(step_fn: StepFn, profile: ConfigDict, left: int, workdir: Path) -> StepFn:
+    """The step, traced as section ``profile`` says; only on the first process.
+
+    Args:
+      step_fn: one step.
+      profile: section of the config.
+      left: steps that this start will do.
+      workdir: of the run.
+    """
     if not profile.steps or not distributed.is_first():
         return step_fn
-    return profiling.trace_steps(step_fn, workdir / "logs", profile.skip, profile.steps)
+    traced = min(profile.steps, left - profile.skip)
+    if traced < profile.steps:
+        logger.warning(
+            "%d steps are left, of which profile.skip=%d come before those that are traced: %d of "
+            "profile.steps=%d will be; raise train.num_steps or lower profile.skip",
+            *(left, profile.skip, max(traced, 0), profile.steps),
+        )
+    if traced < 1 <= profile.steps:
+        return step_fn
+    return profiling.trace_steps(step_fn, workdir / "logs", profile.skip, traced)
 
 
 def train_in(
@@ -297,11 +313,12 @@ def train_in(
             writer.write_hparams(purpose.config)
         logger.info("%s", training.summary)
         evaluator = _on_first_process(training.make_evaluator(writer))
-        if int(state.step) >= train.num_steps:
+        left = max(train.num_steps - int(state.step), 0)
+        if not left:
             evaluator(int(state.step), state)  # finished before; the loop has nothing to do
         return loop.train(
             state=state,
-            step_fn=_traced(training.step_fn, purpose.profile, workdir),
+            step_fn=_traced(training.step_fn, purpose.profile, left, workdir),
             data_iterator=training.iterator,
             mesh=mesh,
             root_key=jax.random.key(purpose.seed),

@@ -21,7 +21,7 @@ def trace_steps(step_fn: StepFn, folder: Path, skip: int, steps: int) -> StepFn:
       step_fn: one training step.
       folder: of the trace; made if missing.
       skip: calls before the trace begins, of which the first compiles.
-      steps: calls that are traced; fewer if training ends before.
+      steps: calls that are traced; nothing is written if there are fewer.
 
     Returns:
       ``step(state, batch, root_key) -> (state, metrics)``.
@@ -50,7 +50,7 @@ def trace_steps(step_fn: StepFn, folder: Path, skip: int, steps: int) -> StepFn:
         if calls == skip + steps:
             jax.block_until_ready(result)
             jax.profiler.stop_trace()
-            logger.info("traced %d steps: tensorboard --logdir %s", steps, folder)
+            logger.info("%d step(s) traced: tensorboard --logdir %s", steps, folder)
         return result
 
     return traced
