@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -78,16 +79,22 @@ def choose_cpu_kernels() -> None:
     """Keeps XLA on CPUs from giving convolutions to YNNPACK; call it before JAX has devices.
 
     XLA's own make training steps of U-Nets 1.2 to 1.3 times as fast (docs/results.md, "A training
-    step"). Measured on x86 with the versions below. Libraries that read ``XLA_FLAGS`` end
-    the process at a flag that they do not know, so nothing is set for other versions, nor where
-    libtpu, whose version is its own, may be loaded. What ``XLA_FLAGS`` says of YNNPACK stays, and
-    so does the name of a file of flags.
+    step"). Measured on x86 with the versions below. Libraries that read ``XLA_FLAGS`` end the
+    process at a flag that they do not know, so nothing is set for other versions, nor where libtpu
+    or a plugin of a GPU, which have their own XLA, may be loaded. What ``XLA_FLAGS`` says of
+    YNNPACK stays, and so does the name of a file of flags.
     """
     from jaxlib.version import __version_info__
 
     flags = os.environ.get("XLA_FLAGS", "").strip()
-    others_read_it = os.environ.get("JAX_PLATFORMS") != "cpu" and find_spec("libtpu") is not None
     names_a_file = flags and not flags.startswith("-")
     known = platform.machine() in _X86 and _TRIED_JAXLIB[0] <= __version_info__ < _TRIED_JAXLIB[1]
-    if known and not others_read_it and not names_a_file and _YNNPACK not in flags:
+    if known and not names_a_file and _YNNPACK not in flags and not _may_use_accelerators():
         os.environ["XLA_FLAGS"] = f"{flags} {_YNNPACK}=-individual_convolution".strip()
+
+
+def _may_use_accelerators() -> bool:
+    """Whether JAX is installed with something for TPUs or GPUs, and was not told to leave it."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
+    return find_spec("libtpu") is not None or bool(entry_points(group="jax_plugins"))

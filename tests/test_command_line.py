@@ -45,13 +45,18 @@ def test_who_might_not_know_the_flag_does_not_get_it(known):
     with known.context() as patch:
         patch.setattr("platform.machine", lambda: "arm64")
         command_line.choose_cpu_kernels()
+    assert not os.environ["XLA_FLAGS"]
+
+
+@pytest.mark.parametrize(("package", "plugins"), [("libtpu", []), (None, ["xla_cuda13"])])
+def test_the_flag_is_not_for_accelerators(known, package, plugins):
+    known.setattr(command_line, "find_spec", lambda name: package)
+    known.setattr(command_line, "entry_points", lambda group: plugins)
     with known.context() as patch:
-        patch.setattr(command_line, "find_spec", lambda _: "libtpu")
         patch.delenv("JAX_PLATFORMS")
         command_line.choose_cpu_kernels()
-    assert not os.environ["XLA_FLAGS"]
-    known.setattr(command_line, "find_spec", lambda _: "libtpu")
-    command_line.choose_cpu_kernels()  # libtpu is not loaded where only the CPU is asked for
+        assert not os.environ["XLA_FLAGS"]
+    command_line.choose_cpu_kernels()  # where only the CPU is asked for, none is loaded
     assert os.environ["XLA_FLAGS"] == OURS
 
 

@@ -142,7 +142,7 @@ def test_a_resumed_prior_ends_with_the_bits_of_an_unbroken_one(model, finished, 
 
 def test_a_batch_may_be_worked_on_in_parts():
     mesh, draw = sharding.make_mesh(jax.devices()[:1]), np.random.default_rng(0).standard_normal
-    spec = prior_runs.experiments.prior_spec(tiny())
+    spec = experiments.prior_spec(tiny())
     batch = {
         "static": draw((8, spec.static_dim)).astype(np.float32),
         "dynamic": draw((8, spec.length, spec.dynamic_dim)).astype(np.float32),
