@@ -28,6 +28,7 @@ from turns import (
     cores,
     describe_machine,
     format_ratios,
+    jemalloc_environment,
     prepare,
 )
 
@@ -103,6 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fast", default="dpmpp_2m:12", help="solver:steps, several by commas")
     parser.add_argument("--theirs", default="eager;eager, channels last", help="several by ;")
     parser.add_argument("--precision", default="", help="of our side: float32 or bfloat16")
+    parser.add_argument("--jemalloc", action="store_true", help="our side allocates by it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
     parser.add_argument("--out", type=Path, help="file that results are added to")
@@ -130,7 +132,8 @@ def main() -> None:
     sizes = {"spec": values, "clips": arguments.clips, "length": arguments.length, "grid": grid}
     twin = [arguments.torch_python, str(HERE / "torch_sampling.py"), f"--sizes={json.dumps(sizes)}"]
     theirs = Worker([*twin, f"--device={arguments.device}", f"--threads={cores()}"])
-    ours = Worker([sys.executable, __file__, f"--worker={json.dumps(sizes)}"])
+    environment = jemalloc_environment() if arguments.jemalloc else {}
+    ours = Worker([sys.executable, __file__, f"--worker={json.dumps(sizes)}"], environment)
     if ours.about["parameters"] != theirs.about["parameters"]:
         print("The two denoisers are not the same: their numbers of parameters differ.")
     machine = describe_machine((ours.about["about"], theirs.about["about"]))

@@ -4,7 +4,8 @@ The model is that of a config of `configs/`, on made-up sequences of the config'
 run in processes of their own that take turns on this machine; each waits while another works. The
 first step of each, which compiles, is timed apart. The peak is a large square matrix product, of
 the precision that our side multiplies in, in the same run. Forms of the twins: see
-`torch_video.py` and `torch_series.py`.
+`torch_video.py` and `torch_series.py`; with `, jemalloc` at its end, a side of either kind gets its
+memory from there.
 
     python benchmarks/train_step.py --config=configs/vox256.py --device=cuda \
         --ours=bfloat16 --theirs="eager;compiled, bfloat16, channels last"
@@ -39,6 +40,7 @@ from turns import (
     describe_machine,
     format_ratios,
     prepare,
+    split_allocator,
 )
 
 HERE = Path(__file__).parent
@@ -259,8 +261,9 @@ def start(arguments: argparse.Namespace) -> tuple[dict[str, Worker], dict[str, A
     }
     workers = {}
     for precision in arguments.ours.split(";"):
-        own = json.dumps(sizes | {"precision": precision})
-        workers[f"jax, {precision}"] = Worker([sys.executable, __file__, f"--worker={own}"])
+        bare, environment = split_allocator(precision)
+        own = [sys.executable, __file__, f"--worker={json.dumps(sizes | {'precision': bare})}"]
+        workers[f"jax, {precision}"] = Worker(own, environment)
     experiment = load_experiment(sizes | {"precision": "float32"})
     config = experiment.config
     sizes |= {
@@ -275,7 +278,8 @@ def start(arguments: argparse.Namespace) -> tuple[dict[str, Worker], dict[str, A
     twin = [arguments.torch_python, str(HERE / file), f"--sizes={json.dumps(sizes)}"]
     twin += [f"--device={arguments.device}", f"--threads={cores()}"]
     for form in forms if arguments.theirs is None else filter(None, arguments.theirs.split(";")):
-        workers[f"torch, {form}"] = Worker([*twin, f"--form={form}"])
+        bare, environment = split_allocator(form)
+        workers[f"torch, {form}"] = Worker([*twin, f"--form={bare}"], environment)
     return workers, sizes
 
 

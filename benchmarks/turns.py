@@ -11,10 +11,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
+from ctypes.util import find_library
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+JEMALLOC_OPTIONS = "oversize_threshold:0,dirty_decay_ms:60000"
 PAUSE_SECONDS = 0.5  # until the threads of the other process sleep
 
 
@@ -25,10 +27,14 @@ class Worker:
       about: what it said of itself, such as number of parameters and versions.
     """
 
-    def __init__(self, command: list[str]):
-        """Starts it and waits until it is ready."""
+    def __init__(self, command: list[str], environment: dict[str, str] | None = None):
+        """Starts it, with more in its environment, and waits until it is ready."""
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            env=os.environ | (environment or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.about = self._read()
 
@@ -54,6 +60,20 @@ class Worker:
             name = Path(sys.argv[0]).stem
             sys.exit(f"{name}: a worker ended with status {self._process.wait()}.")
         return json.loads(line)
+
+
+def jemalloc_environment() -> dict[str, str]:
+    """What a process needs to start with to use jemalloc, as launch/common.sh sets it."""
+    library = find_library("jemalloc")
+    if library is None:
+        sys.exit(f"{Path(sys.argv[0]).stem}: there is no jemalloc (Debian has it as libjemalloc2).")
+    return {"LD_PRELOAD": library, "MALLOC_CONF": JEMALLOC_OPTIONS}
+
+
+def split_allocator(form: str) -> tuple[str, dict[str, str]]:
+    """A form without `, jemalloc` at its end, and the environment for its process."""
+    bare = form.removesuffix(", jemalloc")
+    return bare, {} if bare == form else jemalloc_environment()
 
 
 def cores() -> int:

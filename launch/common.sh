@@ -6,6 +6,14 @@ usage() {
   sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$1"
 }
 
+# print_help "$@": for --help, prints the comment at the top of the script and ends it.
+print_help() {
+  if [ "${1:-}" = "--help" ]; then
+    usage "launch/${0##*/}" # the scripts have gone to the root
+    exit 0
+  fi
+}
+
 # read_dry_run "$@": takes --dry-run out of the arguments, which are in $arguments then.
 read_dry_run() {
   arguments=()
@@ -13,10 +21,8 @@ read_dry_run() {
   for word in "$@"; do
     if [ "$word" = "--dry-run" ]; then DRY_RUN=1; else arguments+=("$word"); fi
   done
-  if [ "${#arguments[@]}" -eq 0 ] || [ "${arguments[0]}" = "--help" ]; then
-    usage "$0"
-    exit 0
-  fi
+  if [ "${#arguments[@]}" -eq 0 ]; then arguments=(--help); fi
+  print_help "${arguments[@]}"
 }
 
 # quoted WORDS...: the words as one line that a shell reads as the same words.
@@ -41,5 +47,17 @@ needs() {
   if [ -z "${!1:-}" ]; then
     echo "error: set $1, $2; see $0 --help" >&2
     exit 2
+  fi
+}
+
+# find_allocator: puts into $allocator what makes a process take its memory from jemalloc; nothing if
+# there is none, or if another allocator is chosen already. XLA asks for all memory of a step on the
+# CPU at once; the C library would return it after each, and the system clear it again for the next.
+find_allocator() {
+  allocator=()
+  if [ -n "${LD_PRELOAD:-}${MALLOC_CONF:-}" ]; then return; fi
+  if [[ "$(PATH="$PATH:/sbin" ldconfig -p 2>/dev/null)" == *libjemalloc.so.2* ]]; then
+    # shellcheck disable=SC2034 # read by those who source this file
+    allocator=(LD_PRELOAD=libjemalloc.so.2 "MALLOC_CONF=oversize_threshold:0,dirty_decay_ms:60000")
   fi
 }

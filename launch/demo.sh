@@ -5,11 +5,16 @@
 #   bash launch/demo.sh [--config.train.num_steps=200 ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=launch/common.sh
+source launch/common.sh
+print_help "$@"
+# shellcheck source=launch/setup.sh
 source launch/setup.sh
 setup_environment media
 workdir="${WORKDIR:-runs/demo}"
 config=(--config=configs/japanese_vowels.py --workdir="$workdir" "$@")
-"$PYTHON" -m diffsda_jax.main "${config[@]}"
+find_allocator
+env ${allocator[@]+"${allocator[@]}"} "$PYTHON" -m diffsda_jax.main "${config[@]}"
 echo
 echo "pictures and metrics: $workdir/eval"
 find "$workdir/eval" -name '*.png' | sort

@@ -6,6 +6,9 @@
 #   bash launch/speech_demo.sh [--config.train.num_steps=200 ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=launch/common.sh
+source launch/common.sh
+print_help "$@"
 # shellcheck source=launch/setup.sh
 source launch/setup.sh
 setup_environment audio
@@ -13,7 +16,8 @@ corpus="${CORPUS:-runs/espeak_corpus}" workdir="${WORKDIR:-runs/espeak}"
 PYTHON="$PYTHON" bash launch/make_speech_corpus.sh "$corpus"
 config=(--config=configs/librispeech.py:espeak --workdir="$workdir"
   --config.source.options.root="$corpus" "$@")
-"$PYTHON" -m diffsda_jax.main "${config[@]}"
+find_allocator
+env ${allocator[@]+"${allocator[@]}"} "$PYTHON" -m diffsda_jax.main "${config[@]}"
 echo
 echo "metrics and sounds: $workdir/eval"
 find "$workdir/eval" -name '*.wav' | sort

@@ -9,6 +9,10 @@
 #   bash launch/test.sh ARGS...    passes ARGS to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=launch/common.sh
+source launch/common.sh
+print_help "$@"
+# shellcheck source=launch/setup.sh
 source launch/setup.sh
 setup_environment media,test
 # A file goes to one worker, which shares its compiled fixtures; more than four need much memory.

