@@ -11,12 +11,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
-from ctypes.util import find_library
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-JEMALLOC_OPTIONS = "oversize_threshold:0,dirty_decay_ms:60000"
+HERE = Path(__file__).parent
 PAUSE_SECONDS = 0.5  # until the threads of the other process sleep
 
 
@@ -63,11 +62,13 @@ class Worker:
 
 
 def jemalloc_environment() -> dict[str, str]:
-    """What a process needs to start with to use jemalloc, as launch/common.sh sets it."""
-    library = find_library("jemalloc")
-    if library is None:
+    """What a process needs to start with to use jemalloc, as the launchers set it."""
+    script = 'source launch/common.sh; find_allocator; printf "%s\\n" "${allocator[@]}"'
+    words = ["bash", "-c", script]
+    printed = subprocess.run(words, cwd=HERE.parent, capture_output=True, text=True).stdout.split()
+    if not printed:
         sys.exit(f"{Path(sys.argv[0]).stem}: there is no jemalloc (Debian has it as libjemalloc2).")
-    return {"LD_PRELOAD": library, "MALLOC_CONF": JEMALLOC_OPTIONS}
+    return dict(word.split("=", 1) for word in printed)
 
 
 def split_allocator(form: str) -> tuple[str, dict[str, str]]:
@@ -96,12 +97,19 @@ def format_ratios(theirs: list[float], own: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+def processor() -> str:
+    """Name of the CPU where Linux says it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall("model name\\s*: (.*)", info.read_text()) if info.is_file() else []
+    return names[0] if names else platform.machine()
+
+
 def describe_machine(abouts: Iterable[str] = ()) -> str:
     """Cores, load at this moment, and versions; to be called before the work."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     names = "; ".join(dict.fromkeys(abouts))
     return (
-        f"{cores()} CPU cores ({platform.machine()}), load {load:.1f} before; "
+        f"{cores()} CPU cores ({processor()}), load {load:.1f} before; "
         f"Python {platform.python_version()}; {names}"
     )
 

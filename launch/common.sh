@@ -6,12 +6,14 @@ usage() {
   sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$1"
 }
 
-# print_help "$@": for --help, prints the comment at the top of the script and ends it.
+# print_help "$@": for --help or -h, prints the comment at the top of the script and ends it.
 print_help() {
-  if [ "${1:-}" = "--help" ]; then
-    usage "launch/${0##*/}" # the scripts have gone to the root
-    exit 0
-  fi
+  case "${1:-}" in
+    -h | --help)
+      usage "$(dirname "${BASH_SOURCE[0]}")/${0##*/}" # $0 is not found after a cd
+      exit 0
+      ;;
+  esac
 }
 
 # read_dry_run "$@": takes --dry-run out of the arguments, which are in $arguments then.
@@ -51,11 +53,11 @@ needs() {
 }
 
 # find_allocator: puts into $allocator what makes a process take its memory from jemalloc; nothing if
-# there is none, or if another allocator is chosen already. XLA asks for all memory of a step on the
+# there is none, or if LD_PRELOAD or MALLOC_CONF is set, be it to nothing. XLA asks for all memory of a step on the
 # CPU at once; the C library would return it after each, and the system clear it again for the next.
 find_allocator() {
   allocator=()
-  if [ -n "${LD_PRELOAD:-}${MALLOC_CONF:-}" ]; then return; fi
+  if [ -n "${LD_PRELOAD+set}${MALLOC_CONF+set}" ]; then return; fi
   if [[ "$(PATH="$PATH:/sbin" ldconfig -p 2>/dev/null)" == *libjemalloc.so.2* ]]; then
     # shellcheck disable=SC2034 # read by those who source this file
     allocator=(LD_PRELOAD=libjemalloc.so.2 "MALLOC_CONF=oversize_threshold:0,dirty_decay_ms:60000")

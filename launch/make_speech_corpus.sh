@@ -9,10 +9,9 @@
 # The same call makes the same files; files that are there are kept, so it may be stopped and
 # called again. PYTHON=/path/to/python uses that one, with the extra `audio`, and sets up nothing.
 set -euo pipefail
-if [ "$#" -eq 0 ] || [ "$1" = "-h" ] || [ "$1" = "--help" ]; then
-  sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
-  exit 0
-fi
+# shellcheck source=launch/common.sh
+source "$(dirname "$0")/common.sh"
+print_help "${@:---help}"
 out="$(realpath -m "$1")"
 cd "$(dirname "$0")/.."
 if ! command -v espeak-ng >/dev/null; then

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Makes .venv from the project's own files, once; sourced by demo.sh and test.sh.
+# Makes .venv from the project's own files, once; sourced by the demos and test.sh.
 #
 # setup_environment EXTRAS: creates or updates .venv and puts its python into $PYTHON.
 # It installs only when the files changed or an extra is missing, and then also every extra of
