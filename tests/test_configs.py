@@ -1,8 +1,10 @@
 """Every file of configs/ trains and evaluates, shrunk (design: every config runs)."""
 
+import functools
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from diffsda_jax import config as configuration
@@ -25,6 +27,14 @@ REFERENCES += ["vox256", "celebv256", "mug64", "taichi64"]
 MORE_REFERENCES = {"librispeech": ["espeak_reference"], "mug64": ["small"]}
 
 
+@pytest.fixture
+def _one_device(monkeypatch):
+    """Programs for eight take longer to compile, and meshes have tests of their own."""
+    make_mesh = functools.partial(configuration.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(configuration, "make_mesh", make_mesh)
+
+
+@pytest.mark.usefixtures("_one_device")
 @pytest.mark.parametrize("path", CONFIGS)
 def test_every_config_runs(path, tmp_path):
     result = runs.smoke(configuration.load_config(path), tmp_path)

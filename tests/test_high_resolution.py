@@ -1,13 +1,13 @@
 """From mp4 files to swapped ones by way of latents, all through the command line, at tiny sizes."""
 
 import json
-import os
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from processes import one_device_environment
 
 from diffsda_jax import FirstStage, eval_setup
 from diffsda_jax import config as configuration
@@ -62,8 +62,7 @@ def main(config, workdir, *overrides, mode, flags=()):
     command = [sys.executable, "-m", "diffsda_jax.main", f"--config=configs/{config}"]
     command += [f"--workdir={workdir}", f"--mode={mode}", *flags]
     command += [f"--config.{override}" for override in overrides]
-    cache = jax.config.jax_compilation_cache_dir
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
+    environment = one_device_environment()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr

@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from processes import one_device_environment
 
 from diffsda_jax import DiffSDA, runs, workdirs
 from diffsda_jax import config as configuration
@@ -233,14 +233,9 @@ SMALL = (
 )
 
 
-def environment():
-    """One CPU device, as a user has it, and the tests' compilation cache."""
-    cache = jax.config.jax_compilation_cache_dir
-    return {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
-
-
 def run(*args, **kwargs):
-    return subprocess.run(args[0], capture_output=True, text=True, env=environment(), **kwargs)
+    environment = one_device_environment()
+    return subprocess.run(args[0], capture_output=True, text=True, env=environment, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +262,7 @@ def test_sigterm_saves_and_leaves_within_ten_seconds(tmp_path):
             command(tmp_path / "run", *SMALL, "train.num_steps=1000000"),
             stderr=file,
             stdout=file,
-            env=environment(),
+            env=one_device_environment(),
         )
         wait_for(lambda: steps_saved(tmp_path / "run"), process)
         process.send_signal(signal.SIGTERM)
@@ -304,7 +299,7 @@ def test_killed_five_times_ends_with_the_bits_of_an_unbroken_run(tmp_path):
             command(tmp_path / "parts", *args),
             stderr=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env=environment(),
+            env=one_device_environment(),
         )
         before = max(steps_saved(tmp_path / "parts"), default=-1)
         wait_for(

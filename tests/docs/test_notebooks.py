@@ -1,11 +1,11 @@
 """The notebooks of colab/ run from top to bottom, on tiny settings."""
 
 import json
-import os
 
 import numpy as np
 import pytest
 from pages import ROOT
+from processes import one_device_environment
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -39,10 +39,10 @@ def run_notebook(name, workdir, config, **settings):
     notebook = nbformat.read(ROOT / "colab" / name, as_version=4)
     options = TINY | settings.pop("options", {})
     variables = {"CONFIG": config, "WORKDIR": str(workdir), "OPTIONS": json.dumps(options)}
-    environment = os.environ | {f"DIFFSDA_{k}": v for k, v in (variables | settings).items()}
-    environment |= {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "xla-tests")}
+    environment = one_device_environment()
+    environment |= {f"DIFFSDA_{k}": v for k, v in (variables | settings).items()}
     environment |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    environment |= {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     environment |= {"PYTHONPATH": str(ROOT), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
