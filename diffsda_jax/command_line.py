@@ -14,7 +14,7 @@ from typing import NoReturn
 _DISK_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 _YNNPACK = "--xla_cpu_experimental_ynn_fusion_type"
-_TRIED_JAXLIB = (0, 10, 2), (0, 12)  # from the first on, before the second
+_TRIED_JAXLIB = (0, 10, 2), (0, 13)  # from the first on, before the second
 _X86 = ("x86_64", "AMD64")
 
 
