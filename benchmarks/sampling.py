@@ -10,8 +10,8 @@ processes of their own that take turns on this machine; each waits while the oth
         --length=68 --theirs=eager
 
 PATH is a Python that has PyTorch, this one if left out. `--fast` takes solver:steps, several by
-commas, such as the one that `--mode=sampling` chose. With `--jemalloc` our side takes its memory
-from there.
+commas, such as the one that `--mode=sampling` chose. With `--jemalloc` our side allocates by
+that library.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fast", default="dpmpp_2m:12", help="solver:steps, several by commas")
     parser.add_argument("--theirs", default="eager;eager, channels last", help="several by ;")
     parser.add_argument("--precision", default="", help="of our side: float32 or bfloat16")
-    parser.add_argument("--jemalloc", action="store_true", help="our side takes its memory from it")
+    parser.add_argument("--jemalloc", action="store_true", help="of our side, as allocator")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both sides")
     parser.add_argument("--out", type=Path, help="file that results are added to")

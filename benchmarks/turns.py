@@ -67,7 +67,10 @@ def jemalloc_environment() -> dict[str, str]:
     words = ["bash", "-c", script]
     printed = subprocess.run(words, cwd=HERE.parent, capture_output=True, text=True).stdout.split()
     if not printed:
-        sys.exit(f"{Path(sys.argv[0]).stem}: there is no jemalloc (Debian has it as libjemalloc2).")
+        sys.exit(
+            f"{Path(sys.argv[0]).stem}: there is no jemalloc (Debian has it as libjemalloc2), or "
+            "LD_PRELOAD or MALLOC_CONF is set; install it, and unset these."
+        )
     return dict(word.split("=", 1) for word in printed)
 
 

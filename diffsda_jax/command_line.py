@@ -79,10 +79,10 @@ def choose_cpu_kernels() -> None:
     """Keeps XLA on CPUs from giving convolutions to YNNPACK; call it before JAX has devices.
 
     XLA's own make training steps of U-Nets 1.2 to 1.3 times as fast (docs/results.md, "A training
-    step"). Measured on x86 with the versions below. Libraries that read ``XLA_FLAGS`` end the
-    process at a flag that they do not know, so nothing is set for other versions, nor where libtpu
-    or a plugin of a GPU, which have their own XLA, may be loaded. What ``XLA_FLAGS`` says of
-    YNNPACK stays, and so does the name of a file of flags.
+    step"). Measured on x86 with the versions below (of 0.12 single convolutions). Libraries that
+    read ``XLA_FLAGS`` end the process at a flag that they do not know, so nothing is set for other
+    versions, nor where libtpu or a plugin of a GPU, which have their own XLA, may be loaded. What
+    ``XLA_FLAGS`` says of YNNPACK stays, and so does the name of a file of flags.
     """
     from jaxlib.version import __version_info__
 

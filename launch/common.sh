@@ -53,8 +53,9 @@ needs() {
 }
 
 # find_allocator: puts into $allocator what makes a process take its memory from jemalloc; nothing if
-# there is none, or if LD_PRELOAD or MALLOC_CONF is set, be it to nothing. XLA asks for all memory of a step on the
-# CPU at once; the C library would return it after each, and the system clear it again for the next.
+# there is none, or if LD_PRELOAD or MALLOC_CONF is set, be it to nothing. XLA asks for all memory of
+# a step on the CPU at once; the C library would return it after each, and the system clear it again
+# for the next. docs/scaling.md has the same words for other commands.
 find_allocator() {
   allocator=()
   if [ -n "${LD_PRELOAD+set}${MALLOC_CONF+set}" ]; then return; fi

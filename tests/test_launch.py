@@ -109,6 +109,8 @@ def test_memory_comes_from_jemalloc_where_there_is_one(tmp_path, installed):
     path = os.pathsep.join((str(tmp_path), "/usr/bin", "/bin"))
     words = shlex.split(launch("local", "--dry-run", *ARGUMENTS, PATH=path).stdout)
     assert ("LD_PRELOAD=libjemalloc.so.2" in words) == installed
+    told = (ROOT / "docs" / "scaling.md").read_text().split()
+    assert all(word in "".join(told) for word in words if word.startswith(("LD_", "MALLOC_")))
     for other in ({"LD_PRELOAD": ""}, {"DEVICE": "cuda"}, {"GPU": "0"}):
         words = shlex.split(launch("local", "--dry-run", *ARGUMENTS, PATH=path, **other).stdout)
         assert not any(word.startswith(("LD_PRELOAD", "MALLOC_CONF")) for word in words)
